@@ -1,0 +1,1 @@
+"""Being found: mDNS and QR codes."""

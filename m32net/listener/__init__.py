@@ -1,0 +1,1 @@
+"""The listener: a client library that knows the server only by its documented interfaces."""

@@ -1,0 +1,1 @@
+"""Settings, users, quality history and events in SQLite."""

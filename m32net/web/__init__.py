@@ -1,0 +1,1 @@
+"""HTTP: the REST interface, its description, log-in, and the pages."""

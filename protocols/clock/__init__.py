@@ -1,0 +1,1 @@
+"""Clocks on the wire: NTP-style exchanges over the control session; PTP joins here."""
