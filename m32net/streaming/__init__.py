@@ -1,1 +1,1 @@
-"""Audio out: who listens to what (registry), and one kernel call per listener per frame (fanout)."""
+"""Audio out: who listens to what (registry), and one kernel call per frame (fanout)."""
