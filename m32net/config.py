@@ -29,7 +29,7 @@ ENVIRONMENT_PREFIX: Final = "M32NET_"
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used; the message is one line that says which, why and what to do."""
+    """A setting that cannot be used; the message is one line: which, why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

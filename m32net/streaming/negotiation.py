@@ -1,0 +1,113 @@
+"""What a listener gets, from what it asks for and what the server offers.
+
+Pure: the same request and offer always give the same answer, and a request that cannot be met
+raises :class:`~m32net.interfaces.RefusedError` with a sentence for the person in front of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from m32net.interfaces import RefusedError
+from m32net.streaming.profile import (
+    FRAME_US,
+    SAMPLE_RATES,
+    Codec,
+    Profile,
+    longest_frame_that_fits,
+)
+from protocols.control.messages import ClientConfig
+
+Layout = Literal["mono", "bundle"]
+Ports = Literal["single", "consecutive"]
+
+BITRATES: Final = (32_000, 48_000, 64_000, 96_000, 128_000)
+"""Opus bit rates a listener may ask for; a ladder, so that profiles stay few and shared."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioOffer:
+    """What the server sends to a listener that leaves everything to it.
+
+    :ivar channels: ids of the channels that are switched on, ascending.
+    :ivar sample_rate: the best rate anybody gets, in Hz (STR-42's active step).
+    """
+
+    channels: tuple[int, ...]
+    codec: Codec = "opus"
+    sample_rate: int = 48_000
+    bitrate: int = 96_000
+    frame_us: int = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What one listener's streams look like; two equal agreements need no restart.
+
+    :ivar channels: ids in ascending order, so that listeners of the same set share payloads.
+    :ivar udp_port: where the listener wants its audio; None until it says so.
+    """
+
+    profile: Profile
+    channels: tuple[int, ...]
+    layout: Layout
+    ports: Ports
+    max_group: int | None
+    udp_port: int | None
+
+
+def check_port(udp_port: int) -> int:
+    """:raises RefusedError: the port is outside 1024..65535 (STR-36)."""
+    if not 1024 <= udp_port <= 65535:
+        raise RefusedError("bad_port", f"udp_port {udp_port} is outside 1024..65535", 400)
+    return udp_port
+
+
+def agree(config: ClientConfig, offer: AudioOffer) -> Agreement:
+    """Settle codec, rate, frame length and channels for one listener.
+
+    A rate above the offer's becomes the offer's; a PCM frame that would not fit into one packet
+    becomes the longest that does.  Muted channels are not sent (STR-30), channels that the
+    server does not send are left out.
+
+    :raises RefusedError: 400 for a rate, frame length, bit rate or port that does not exist.
+    """
+    codec = config.codec or offer.codec
+    rate = offer.sample_rate if config.sample_rate is None else config.sample_rate
+    if rate not in SAMPLE_RATES:
+        steps = ", ".join(map(str, SAMPLE_RATES))
+        raise RefusedError("bad_sample_rate", f"sample_rate {rate} is none of {steps}")
+    rate = min(rate, offer.sample_rate)
+    frame_us = offer.frame_us if config.frame_ms is None else round(config.frame_ms * 1000)
+    if frame_us not in FRAME_US:
+        raise RefusedError("bad_frame", f"frame_ms {config.frame_ms} is none of 2.5, 5, 10, 20")
+    profile = Profile(
+        codec,
+        rate,
+        longest_frame_that_fits(codec, rate, frame_us),
+        _bitrate(config.bitrate, offer.bitrate) if codec == "opus" else 0,
+    )
+    return Agreement(
+        profile=profile,
+        channels=_channels(config, offer.channels),
+        layout=config.layout or "bundle",
+        ports=config.ports or "single",
+        max_group=config.max_group,
+        udp_port=None if config.udp_port is None else check_port(config.udp_port),
+    )
+
+
+def _bitrate(asked: int | None, offered: int) -> int:
+    if asked is None:
+        return offered
+    if asked not in BITRATES and asked != offered:
+        ladder = ", ".join(map(str, BITRATES))
+        raise RefusedError("bad_bitrate", f"bitrate {asked} is none of {ladder}")
+    return min(asked, offered)
+
+
+def _channels(config: ClientConfig, offered: Collection[int]) -> tuple[int, ...]:
+    wanted = config.wanted
+    return tuple(sorted(offered if wanted is None else set(wanted).intersection(offered)))

@@ -1,0 +1,462 @@
+"""Who listens: the life of every listener, as a core without I/O.
+
+Control connections, REST calls and the clock come in; events (start these streams, stop those,
+tell this connection something, close it) come out and are carried out by ``service``.  A
+listener's states and their transitions are one table, :data:`TRANSITIONS`; closing, heartbeat
+time-out, ``bye`` and server stop all take the same way out (STR-5).
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+import msgspec
+
+from m32net.interfaces import QualityReport, RefusedError
+from m32net.streaming.negotiation import Agreement, AudioOffer, agree, check_port
+from m32net.streaming.profile import Profile
+from m32net.streaming.quality import Reception
+from protocols.control.messages import ClientConfig
+
+State = Literal["arrived", "joined", "streaming", "detached", "gone"]
+Input = Literal["admit", "start", "halt", "lost", "back", "leave"]
+
+TRANSITIONS: Final[Mapping[State, Mapping[Input, State]]] = {
+    "arrived": {"admit": "joined", "lost": "gone", "leave": "gone"},
+    "joined": {"start": "streaming", "lost": "gone", "leave": "gone", "back": "joined"},
+    "streaming": {
+        "start": "streaming",
+        "halt": "joined",
+        "lost": "detached",
+        "back": "streaming",
+        "leave": "gone",
+    },
+    "detached": {"back": "streaming", "halt": "gone", "leave": "gone"},
+    "gone": {},
+}
+"""State x input -> state.  What is not in the table does not happen and is ignored.
+
+``arrived``: a connection that has said nothing yet; it is no listener and takes no place.
+``joined``: a listener to whom nothing flows.  ``streaming``: audio flows.  ``detached``: audio
+still flows but the control connection is gone and the grace period runs.
+"""
+
+MAX_PROFILES: Final = 8
+"""Different formats at a time; each costs an encoding of every channel in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds and times, in seconds where they are times."""
+
+    max_listeners: int = 20
+    heartbeat_timeout_s: float = 30.0
+    grace_s: float = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Listener:
+    """One receiving device.
+
+    :ivar link: its control connection, an opaque object of the shell; None while detached.
+    """
+
+    client_id: str
+    token: str
+    host: str
+    link: object | None
+    since: float
+    heard: float
+    name: str = ""
+    state: State = "arrived"
+    config: ClientConfig | None = None
+    udp_port: int | None = None
+    agreement: Agreement | None = None
+    lost_at: float | None = None
+    reception: Reception = field(default_factory=Reception)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamsStarted:
+    """Send this listener its audio from the next frame on."""
+
+    listener: Listener
+    agreement: Agreement
+
+
+@dataclass(frozen=True, slots=True)
+class StreamsKept:
+    """A listener that came back asked for what already flows: nothing changes but who is told."""
+
+    listener: Listener
+
+
+@dataclass(frozen=True, slots=True)
+class StreamsStopped:
+    """Send this listener nothing more."""
+
+    listener: Listener
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Welcomed:
+    """This connection belongs to this listener now."""
+
+    listener: Listener
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Something a listener must hear: an ``event`` of the control protocol."""
+
+    listener: Listener
+    kind: str
+    reason: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An ``error`` for a connection; ``fatal`` ones end it."""
+
+    link: object
+    code: str
+    message: str
+    fatal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """A listener is gone; its connection, if any, is to be closed."""
+
+    listener: Listener
+    link: object | None
+    reason: str
+
+
+RegistryEvent = StreamsStarted | StreamsKept | StreamsStopped | Welcomed | Told | Refused | Departed
+
+
+class Registry:
+    """All listeners of one server.
+
+    :param new_id: makes a client id nobody has had; :param new_token: makes a session token of
+        at least 32 random bytes.  Both are injected, so a test knows them.
+    """
+
+    def __init__(
+        self,
+        offer: AudioOffer,
+        limits: Limits,
+        *,
+        new_id: Callable[[], str],
+        new_token: Callable[[], str],
+    ) -> None:
+        self.offer = offer
+        self.limits = limits
+        self.refused = 0
+        self.arrivals = 0
+        self._new_id = new_id
+        self._new_token = new_token
+        self._by_link: dict[object, Listener] = {}
+        self._by_id: dict[str, Listener] = {}
+        self._events: deque[RegistryEvent] = deque()
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Listener]:
+        """Every listener that has been admitted."""
+        return (one for one in self._by_id.values() if one.state != "arrived")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def get(self, client_id: str) -> Listener | None:
+        return self._by_id.get(client_id)
+
+    def of(self, link: object) -> Listener | None:
+        return self._by_link.get(link)
+
+    def events(self) -> Iterator[RegistryEvent]:
+        """Take what has happened since the last call."""
+        while self._events:
+            yield self._events.popleft()
+
+    def demand(self) -> dict[Profile, frozenset[int]]:
+        """Which channels are to be encoded in which profile: nothing where nobody listens."""
+        wanted: dict[Profile, set[int]] = {}
+        for one in self._by_id.values():
+            if one.agreement is not None and one.state in {"streaming", "detached"}:
+                wanted.setdefault(one.agreement.profile, set()).update(one.agreement.channels)
+        return {profile: frozenset(channels) for profile, channels in wanted.items()}
+
+    # -- connections -----------------------------------------------------------------------
+
+    def connected(self, link: object, host: str, now: float) -> None:
+        """A control connection has opened; it is no listener before it says something."""
+        one = Listener(self._new_id(), self._new_token(), host, link, since=now, heard=now)
+        self.arrivals += 1
+        self._by_link[link] = one
+        self._by_id[one.client_id] = one
+
+    def hello(
+        self,
+        link: object,
+        now: float,
+        *,
+        client_id: str | None,
+        token: str | None,
+        name: str | None,
+    ) -> None:
+        """The connection says who it is, perhaps a listener that was here before."""
+        fresh = self._by_link.get(link)
+        if fresh is None:
+            return
+        known = self._by_id.get(client_id) if client_id else None
+        if (
+            known is not None
+            and known is not fresh
+            and known.state != "arrived"
+            and token is not None
+            and hmac.compare_digest(known.token.encode(), token.encode())
+        ):
+            fresh = self._take_over(known, fresh, now)
+        if not self._admit(fresh, now):
+            return
+        if name is not None:
+            fresh.name = name
+        self._events.append(Welcomed(fresh))
+
+    def configure(self, link: object, config: ClientConfig, now: float) -> None:
+        """The connection says what it wants to hear."""
+        one = self._by_link.get(link)
+        if one is None or not self._admit(one, now):
+            return
+        try:
+            agreement = agree(config, self.offer)
+            self._check_formats(one, agreement.profile)
+        except RefusedError as error:
+            self._events.append(Refused(link, error.code, error.message, fatal=False))
+            return
+        one.config = config
+        if agreement.udp_port is not None:
+            one.udp_port = agreement.udp_port
+        self._offer_streams(one, agreement)
+
+    def request_audio(
+        self, host: str, udp_port: int, client_id: str | None, now: float
+    ) -> Listener:
+        """REST's way to name the UDP port (STR-36).
+
+        Without ``client_id`` the newest connection from ``host`` that has named no port is
+        meant, else the newest one.
+
+        :raises RefusedError: 400 bad port; 409 no control session from ``host``; 503 full.
+        """
+        check_port(udp_port)
+        here = [one for one in self._by_link.values() if one.host == host]
+        if client_id is not None:
+            here = [one for one in here if one.client_id == client_id]
+        if not here:
+            raise RefusedError(
+                "no_session", f"no control session from {host}: open the WebSocket /ws first", 409
+            )
+        one = next((one for one in reversed(here) if one.udp_port is None), here[-1])
+        link = one.link
+        if not self._admit(one, now):
+            raise RefusedError("server_full", self._full(), 503)
+        one.udp_port = udp_port
+        if one.config is not None and link is not None:
+            self.configure(link, msgspec.structs.replace(one.config, udp_port=udp_port), now)
+        return one
+
+    def heard(self, link: object, now: float) -> None:
+        """A heartbeat (STR-5)."""
+        one = self._by_link.get(link)
+        if one is not None:
+            one.heard = now
+
+    def bye(self, link: object) -> None:
+        one = self._by_link.get(link)
+        if one is not None:
+            self._leave(one, "the listener said bye")
+
+    def lost(self, link: object, now: float) -> None:
+        """The control connection is gone; streams go on for the grace period."""
+        one = self._by_link.pop(link, None)
+        if one is None:
+            return
+        one.link = None
+        one.lost_at = now
+        if self._step(one, "lost") == "gone":
+            self._forget(one, None, "the control connection was lost")
+
+    # -- the server's own changes ----------------------------------------------------------
+
+    def change_offer(
+        self, offer: AudioOffer, reason: str, fields: Mapping[str, Any] | None = None
+    ) -> None:
+        """The engineer changed format or mapping: streams that no longer fit end (STR-10).
+
+        Listeners whose streams stay the same under the new offer are not disturbed.
+        """
+        self.offer = offer
+        for one in list(self):
+            if one.agreement is None or one.config is None:
+                continue
+            try:
+                same = agree(one.config, offer)
+            except RefusedError:
+                same = None
+            if same is not None and replace(same, udp_port=one.udp_port) == one.agreement:
+                continue
+            self._halt(one, reason)
+            if one.state != "gone":
+                self._events.append(Told(one, "config_changed", reason, fields or {}))
+
+    def report(self, one: Listener, report: QualityReport) -> None:
+        """Note what a listener experienced, and warn it when that is poor (STR-31)."""
+        warning = one.reception.note(report)
+        if warning is not None and one.link is not None:
+            self._events.append(Told(one, "network_warning", warning))
+
+    def tell_all(self, kind: str, reason: str, fields: Mapping[str, Any]) -> int:
+        reached = [one for one in self if one.link is not None]
+        self._events.extend(Told(one, kind, reason, fields) for one in reached)
+        return len(reached)
+
+    def remove(self, client_id: str, reason: str) -> bool:
+        one = self._by_id.get(client_id)
+        if one is not None:
+            self._leave(one, reason)
+        return one is not None
+
+    def stop(self, reason: str) -> None:
+        """Everybody leaves."""
+        for one in list(self._by_id.values()):
+            self._leave(one, reason)
+
+    # -- time ------------------------------------------------------------------------------
+
+    def next_timer(self) -> float | None:
+        """When :meth:`handle_timer` has something to do next; None if nobody is here."""
+        return min((self._deadline(one) for one in self._by_id.values()), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        for one in list(self._by_id.values()):
+            if self._deadline(one) > now:
+                continue
+            if one.state == "detached" and one.heard + self.limits.heartbeat_timeout_s > now:
+                self._leave(one, "the control connection did not come back")
+            else:
+                timeout = self.limits.heartbeat_timeout_s
+                self._leave(one, f"no heartbeat for {timeout:g} s")
+
+    def _deadline(self, one: Listener) -> float:
+        silent = one.heard + self.limits.heartbeat_timeout_s
+        if one.state == "detached" and one.lost_at is not None:
+            return min(silent, one.lost_at + self.limits.grace_s)
+        return silent
+
+    # -- steps -----------------------------------------------------------------------------
+
+    def _step(self, one: Listener, what: Input) -> State:
+        one.state = TRANSITIONS[one.state].get(what, one.state)
+        return one.state
+
+    def _full(self) -> str:
+        return f"the server is full: {self.limits.max_listeners} listeners at most"
+
+    def _admit(self, one: Listener, now: float) -> bool:
+        """Let a connection take a listener's place, if one is free (STR-6)."""
+        if one.state != "arrived":
+            return one.state != "gone"
+        if len(self) >= self.limits.max_listeners:
+            self.refused += 1
+            link = one.link
+            if link is not None:
+                self._events.append(Refused(link, "server_full", self._full(), fatal=True))
+            self._step(one, "leave")
+            self._forget(one, None, self._full())
+            return False
+        one.heard = now
+        self._step(one, "admit")
+        return True
+
+    def _take_over(self, known: Listener, fresh: Listener, now: float) -> Listener:
+        """A listener that is still known is back on a new connection."""
+        link = fresh.link
+        assert link is not None
+        old_link = known.link
+        del self._by_id[fresh.client_id]
+        fresh.state = "gone"
+        self._by_link[link] = known
+        if old_link is not None:
+            self._by_link.pop(old_link, None)
+            self._events.append(
+                Refused(old_link, "replaced", "this listener connected again", fatal=True)
+            )
+        known.link = link
+        known.lost_at = None
+        known.heard = now
+        self._step(known, "back")
+        if known.host != fresh.host:
+            known.host = fresh.host
+            self._halt(known, "the listener's address changed")
+        return known
+
+    def _check_formats(self, one: Listener, profile: Profile) -> None:
+        others = {
+            other.agreement.profile
+            for other in self._by_id.values()
+            if other is not one and other.agreement is not None
+        }
+        if profile not in others and len(others) >= MAX_PROFILES:
+            raise RefusedError(
+                "too_many_formats",
+                f"{MAX_PROFILES} different formats are in use already; leave out sample_rate, "
+                "frame_ms and bitrate to share one",
+            )
+
+    def _offer_streams(self, one: Listener, agreement: Agreement) -> None:
+        port = agreement.udp_port or one.udp_port
+        if port is None:
+            return
+        settled = replace(agreement, udp_port=port)
+        if one.state == "streaming" and one.agreement == settled:
+            self._events.append(StreamsKept(one))
+            return
+        if one.agreement is not None:
+            self._events.append(StreamsStopped(one, "replaced by another configuration"))
+        one.agreement = settled
+        self._step(one, "start")
+        self._events.append(StreamsStarted(one, settled))
+
+    def _halt(self, one: Listener, reason: str) -> None:
+        if one.agreement is None:
+            return
+        one.agreement = None
+        self._events.append(StreamsStopped(one, reason))
+        if self._step(one, "halt") == "gone":
+            self._forget(one, one.link, reason)
+
+    def _leave(self, one: Listener, reason: str) -> None:
+        """The one way out."""
+        link = one.link
+        if one.agreement is not None:
+            one.agreement = None
+            self._events.append(StreamsStopped(one, reason))
+        self._step(one, "leave")
+        self._forget(one, link, reason)
+
+    def _forget(self, one: Listener, link: object | None, reason: str) -> None:
+        self._by_id.pop(one.client_id, None)
+        if one.link is not None:
+            self._by_link.pop(one.link, None)
+            one.link = None
+        self._events.append(Departed(one, link, reason))
