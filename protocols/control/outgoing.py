@@ -1,0 +1,62 @@
+"""What a control session wants its driver to do: frames to send, how urgent, how to close.
+
+Values only.  The close codes are those of RFC 6455 section 7.4.1 and the IANA registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from protocols.control import messages
+
+CLOSE_NORMAL: Final = 1000
+CLOSE_GOING_AWAY: Final = 1001
+CLOSE_UNSUPPORTED_DATA: Final = 1003
+CLOSE_NONE_RECEIVED: Final = 1006
+CLOSE_POLICY_VIOLATION: Final = 1008
+CLOSE_TOO_BIG: Final = 1009
+CLOSE_INTERNAL_ERROR: Final = 1011
+CLOSE_TRY_AGAIN_LATER: Final = 1013
+
+
+class Priority(IntEnum):
+    """CON-21: which message goes first, and (from the end) which is dropped first."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One text frame for the peer."""
+
+    data: bytes
+    priority: Priority
+
+
+@dataclass(frozen=True, slots=True)
+class CloseFrame:
+    """How the driver is to close the connection."""
+
+    code: int
+    reason: str
+
+
+_EVENT_PRIORITY: Final[Mapping[str, Priority]] = {
+    "server_shutdown": Priority.CRITICAL,
+    "reconnect": Priority.CRITICAL,
+    "config_changed": Priority.HIGH,
+    "network_warning": Priority.LOW,
+}
+
+
+def priority_of(message: messages.ClientMessage | messages.ServerMessage) -> Priority:
+    """How much is lost when ``message`` is: answers are high, warnings that recur are low."""
+    if isinstance(message, messages.Event):
+        return _EVENT_PRIORITY.get(message.type, Priority.NORMAL)
+    return Priority.HIGH
