@@ -131,8 +131,9 @@ Compound = tuple[RtcpPacket, ...]
 def parse_compound(data: bytes | bytearray | memoryview) -> Compound:
     """Parse one datagram, with the validity checks of RFC 3550 appendix A.2.
 
-    :raises RemoteProtocolError: not version 2, the first packet is no report, padding in
-        the first or anywhere but in the last packet, lengths that do not add up, or a malformed packet inside.
+    :raises RemoteProtocolError: not version 2, the first packet is no report, padding in the
+        first or anywhere but in the last packet, lengths that do not add up, or a malformed
+        packet inside.
     """
     raw = bytes(data)
     packets: list[RtcpPacket] = []
