@@ -1,0 +1,152 @@
+"""STR flow 2, 4, 6, CLK-1: both shells over real TCP, the server as a resource beside Klein."""
+
+from __future__ import annotations
+
+import json
+
+from klein import Klein
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.task import deferLater
+from twisted.trial import unittest
+from twisted.web.client import Agent, readBody
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+from protocols.control import events, messages
+from protocols.control.client_session import ClientSession
+from protocols.control.protocol import (
+    ControlClientFactory,
+    ControlConnectError,
+    ControlServerFactory,
+    connect,
+)
+
+
+class Beside(Resource):
+    """``/ws`` is ours, all else is Klein's."""
+
+    def __init__(self, ws, klein):
+        super().__init__()
+        self.ws, self.klein = ws, klein
+
+    def getChildWithDefault(self, path, request):
+        if path == b"ws":
+            return self.ws
+        request.postpath.insert(0, request.prepath.pop())
+        return self.klein
+
+
+class LoopbackTests(unittest.TestCase):
+    @inlineCallbacks
+    def setUp(self):
+        app = Klein()
+        app.route("/page")(lambda request: b"a page")
+        self.seen = []
+        self.factory = ControlServerFactory(self.serve, reactor=reactor, close_timeout_s=1.0)
+        site = Site(Beside(self.factory.web_resource(), app.resource()))
+        self.port = yield TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
+        self.base = f"127.0.0.1:{self.port.getHost().port}"
+        self.heard = []
+        self.expected = {}
+
+    @inlineCallbacks
+    def tearDown(self):
+        yield self.factory.close_all(1001, "test over")
+        yield self.port.stopListening()
+
+    def serve(self, connection, event):
+        self.seen.append(event)
+        if isinstance(event, events.Joined):
+            connection.client_id = "c1"
+            connection.send(messages.Welcome("c1", "token", messages.ServerInfo("x", "1"), 10.0))
+        elif isinstance(event, events.Configured):
+            group = messages.StreamGroup(7, 97, 5004, (1, 2))
+            connection.send(
+                messages.Stream(
+                    *("c1", "opus", 48000, 48000, 5.0, "bundle", 5004, 5004, "/sdp/c1.sdp"),
+                    groups=(group,),
+                )
+            )
+
+    def listen(self, client, event):
+        self.heard.append(event)
+        waiting = self.expected.pop(type(event), None)
+        if waiting is not None:
+            waiting.callback(event)
+
+    def wait_for(self, kind):
+        waiting = self.expected[kind] = Deferred()
+        return waiting.addTimeout(10, reactor)
+
+    def open(self, hello=None):
+        factory = ControlClientFactory(
+            f"ws://{self.base}/ws",
+            self.listen,
+            reactor=reactor,
+            make_session=lambda: ClientSession(hello or messages.Hello(name="Änne’s 🎧")),
+        )
+        return connect(factory)
+
+    @inlineCallbacks
+    def test_a_whole_session(self):
+        """STR-5, STR-8, CLK-1: hello, configuration, stream, clock, bye."""
+        clock, stream = self.wait_for(events.ClockUpdated), self.wait_for(events.StreamStarted)
+        client = yield self.open()
+        self.assertEqual(client.host, "127.0.0.1")
+        client.configure(messages.ClientConfig((messages.ChannelRequest(1, "🥁"),), udp_port=5004))
+        yield stream
+        update = yield clock
+        self.assertLess(abs(update.offset_ms), 100)
+        (connection,) = self.factory.connections
+        self.assertEqual((connection.host, connection.client_id), ("127.0.0.1", "c1"))
+        over = self.wait_for(events.SessionClosed)
+        client.close("enough")
+        closed = yield over
+        self.assertEqual((closed.cause, closed.code), ("closed", 1000))
+        yield self.gone()
+        self.assertEqual(self.seen[0], events.Joined(messages.Hello(name="Änne’s 🎧")))
+        self.assertEqual(self.seen[1].config.channels[0].name, "🥁")
+        self.assertEqual(self.seen[-1], events.SessionClosed("bye", 1000, "enough"))
+
+    @inlineCallbacks
+    def gone(self):
+        for _ in range(500):
+            if not self.factory.connections:
+                return
+            yield deferLater(reactor, 0.01)
+        self.fail("the connection stays")
+
+    @inlineCallbacks
+    def test_the_server_closes_all(self):
+        over = self.wait_for(events.SessionClosed)
+        yield self.open()
+        yield self.factory.close_all(1001, "maintenance")
+        closed = yield over
+        self.assertEqual(closed, events.SessionClosed("lost", 1001, "maintenance"))
+
+    @inlineCallbacks
+    def test_an_aborted_connection_is_lost(self):
+        """STR-5: the owner can tell a loss from a bye."""
+        client = yield self.open()
+        client.abort()
+        yield self.gone()
+        self.assertEqual(self.seen[-1].cause, "lost")
+
+    @inlineCallbacks
+    def test_klein_beside_and_no_upgrade(self):
+        agent = Agent(reactor)
+        page = yield agent.request(b"GET", f"http://{self.base}/page".encode())
+        self.assertEqual((yield readBody(page)), b"a page")
+        refused = yield agent.request(b"GET", f"http://{self.base}/ws".encode())
+        self.assertEqual(refused.code, 426)
+        body = json.loads((yield readBody(refused)))
+        self.assertEqual(body["error"]["code"], "bad_handshake")
+
+    @inlineCallbacks
+    def test_no_websocket_there(self):
+        factory = ControlClientFactory(f"ws://{self.base}/page", self.listen, reactor=reactor)
+        yield self.assertFailure(connect(factory), ControlConnectError)
+        yield deferLater(reactor, 0.05)
+        self.assertEqual(self.heard, [])
