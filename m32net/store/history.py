@@ -1,0 +1,155 @@
+"""What happened, as time series: reception of every listener, and events.
+
+Rows are gathered in memory and written together every few seconds, so that a hundred reports
+cost one disk write; the tables are bounded, the oldest rows go first.  Settings are not kept
+here: they are confirmed one by one in :mod:`m32net.store.service`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from typing import Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from m32net.settings import QualityRow
+from m32net.store.database import IDatabase
+
+PENDING_ROWS: Final = 20_000
+"""Rows that may wait in memory, of each kind; more than that drops the oldest and counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much is kept.
+
+    :ivar quality_rows: about 14 hours of 20 listeners that report every 5 s.
+    :ivar quality_s: age, in seconds, at which points go whatever their number.
+    """
+
+    quality_rows: int = 200_000
+    quality_s: float = 30 * 86_400.0
+    event_rows: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """Something worth telling the engineer later.
+
+    :ivar at: Unix time in seconds.
+    :ivar kind: a word for programs, such as ``device_lost``.
+    """
+
+    at: float
+    kind: str
+    message: str
+    details: Mapping[str, Any]
+
+
+class History:
+    """Appends and reads the two tables.
+
+    :ivar dropped: rows lost because too many waited or a write failed.
+    """
+
+    _log = Logger()
+
+    def __init__(self, database: IDatabase, retention: Retention | None = None) -> None:
+        self._database = database
+        self._retention = retention or Retention()
+        self._quality: deque[QualityRow] = deque()
+        self._events: deque[EventRow] = deque()
+        self.dropped = 0
+
+    def add_quality(self, row: QualityRow) -> None:
+        self._add(self._quality, row)
+
+    def add_event(self, row: EventRow) -> None:
+        self._add(self._events, row)
+
+    def _add(self, queue: deque[Any], row: object) -> None:
+        if len(queue) >= PENDING_ROWS:
+            queue.popleft()
+            self.dropped += 1
+        queue.append(row)
+
+    def flush(self, now: float) -> Deferred[None]:
+        """Write what waits, and forget what is too old; never fails (a loss is counted).
+
+        :param now: Unix time in seconds.
+        """
+        if not self._quality and not self._events:
+            return succeed(None)
+        quality = [astuple(row) for row in self._quality]
+        events = [
+            (row.at, row.kind, row.message, msgspec.json.encode(row.details, enc_hook=str).decode())
+            for row in self._events
+        ]
+        self._quality.clear()
+        self._events.clear()
+        retention = self._retention
+
+        def write(cursor: sqlite3.Cursor) -> None:
+            cursor.executemany(
+                "INSERT INTO quality (at, client_id, name, source, loss, jitter_ms, latency_ms,"
+                " bandwidth_mbps) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                quality,
+            )
+            cursor.executemany(
+                "INSERT INTO events (at, kind, message, details) VALUES (?, ?, ?, ?)", events
+            )
+            cursor.execute("DELETE FROM quality WHERE at < ?", (now - retention.quality_s,))
+            for table, rows in (
+                ("quality", retention.quality_rows),
+                ("events", retention.event_rows),
+            ):
+                cursor.execute(
+                    f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?",  # noqa: S608
+                    (rows,),
+                )
+
+        def lost(failure: Failure) -> None:
+            self.dropped += len(quality) + len(events)
+            self._log.error(
+                "history: {count} rows are lost: {reason}",
+                count=len(quality) + len(events),
+                reason=failure.getErrorMessage(),
+            )
+
+        return self._database.run(write).addErrback(lost)
+
+    def quality(
+        self, client_id: str | None, since: float, limit: int
+    ) -> Deferred[list[QualityRow]]:
+        """The newest ``limit`` written points after ``since``, oldest first."""
+
+        def read(cursor: sqlite3.Cursor) -> list[QualityRow]:
+            cursor.execute(
+                "SELECT at, client_id, name, source, loss, jitter_ms, latency_ms, bandwidth_mbps"
+                " FROM quality WHERE at > ? AND (? IS NULL OR client_id = ?)"
+                " ORDER BY id DESC LIMIT ?",
+                (since, client_id, client_id, limit),
+            )
+            return [QualityRow(*row) for row in cursor.fetchall()][::-1]
+
+        return self._database.run(read)
+
+    def events(self, limit: int) -> Deferred[list[EventRow]]:
+        """The newest ``limit`` written events, oldest first."""
+
+        def read(cursor: sqlite3.Cursor) -> list[EventRow]:
+            cursor.execute(
+                "SELECT at, kind, message, details FROM events ORDER BY id DESC LIMIT ?", (limit,)
+            )
+            return [
+                EventRow(at, kind, message, msgspec.json.decode(details))
+                for at, kind, message, details in cursor.fetchall()
+            ][::-1]
+
+        return self._database.run(read)
