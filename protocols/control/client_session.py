@@ -221,6 +221,8 @@ class ClientSession:
 
     def _malformed(self, error: messages.MessageError, now: float) -> None:
         self._step(ClientInput.MALFORMED, error)
+        if error.code == "unknown_type":
+            return  # a later server may say more than we know
         if self._faults is not None and not self._faults.take(1, now):
             reason = f"the server sends what cannot be read: {error.message}"
             closed = events.SessionClosed("abuse", CLOSE_POLICY_VIOLATION, reason)

@@ -306,6 +306,13 @@ _EVENT_FIELDS: Final = frozenset({"type", "reason", "new_sample_rate", "reconnec
 _CLIENT_TYPES: Final = ("hello", "client_config", "heartbeat", "ntp_request", "bye")
 _SERVER_TYPES: Final = ("welcome", "stream", "event", "ntp_response", "error")
 
+_CHOICES: Final = {
+    "compression": COMPRESSIONS,
+    "layout": ("bundle", "mono"),
+    "ports": ("single", "consecutive"),
+    "codec": ("opus", "L16", "L24"),
+}
+
 _encoder = msgspec.json.Encoder()
 _client_decoder: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder(
     _HelloFrame | _ClientConfigFrame | Heartbeat | NtpRequest | _ByeFrame
@@ -370,6 +377,9 @@ def _decode(decoder: msgspec.json.Decoder[Any], data: bytes | str, types: tuple[
             raise MessageError(
                 "unknown_type", _short(f"{reason}; known are {', '.join(types)}")
             ) from None
+        for name, choices in _CHOICES.items():
+            if reason.startswith("Invalid enum value") and reason.endswith(f".{name}`"):
+                reason = f"{name} is none of {', '.join(choices)}"
         raise MessageError("bad_message", _short(reason)) from None
     except RecursionError:
         raise MessageError("bad_message", "JSON is nested too deeply") from None

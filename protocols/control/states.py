@@ -163,10 +163,12 @@ def mermaid(table: Mapping[tuple[State, Input], tuple[State, Action]]) -> str:
     :returns: text with a line feed at its end.
     """
     arrows: dict[tuple[str, str, str], list[str]] = {}
-    for (state, what), (target, action) in table.items():
+    states = list(type(next(iter(table))[0]))
+    for (state, what), (target, action) in sorted(
+        table.items(), key=lambda row: states.index(row[0][0])
+    ):
         if action.name != "IGNORE":
             arrows.setdefault((state.name, target.name, action.value), []).append(what.value)
-    states = list(type(next(iter(table))[0]))
     lines = ["stateDiagram-v2", f"    [*] --> {states[0].name}"]
     for (source, target_name, action_text), inputs in arrows.items():
         lines.append(f"    {source} --> {target_name}: {', '.join(inputs)} / {action_text}")
