@@ -1,0 +1,77 @@
+"""What this process uses of the machine: CPU over the last seconds, and resident memory.
+
+Measured from the process's own clock and ``/proc``, without a further library.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+INTERVAL_S: Final = 1.0
+WINDOW: Final = 5
+"""Intervals the CPU figure is averaged over."""
+_STATM: Final = Path("/proc/self/statm")
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; where there is no ``/proc``, its peak so far."""
+    try:
+        pages = int(_STATM.read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class ProcessMeter(Service):
+    """Samples the CPU time once a second while it runs.
+
+    :param cpu_s: CPU seconds of all threads, user and system.
+    :param monotonic_s: the time these are set against.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        cpu_s: Callable[[], float] = time.process_time,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cpu_s = cpu_s
+        self._monotonic_s = monotonic_s
+        self._samples: deque[tuple[float, float]] = deque(maxlen=WINDOW + 1)
+        self._sampling = LoopingCall(self._sample)
+        self._sampling.clock = clock
+        self._sample()
+
+    def _sample(self) -> None:
+        self._samples.append((self._monotonic_s(), self._cpu_s()))
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._sampling.start(INTERVAL_S)
+
+    def stopService(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._sampling.running:
+            self._sampling.stop()
+
+    def cpu_percent(self) -> float:
+        """CPU in per cent of one core over the last :data:`WINDOW` seconds; 0 at the start."""
+        at, used = self._samples[0]
+        span = self._monotonic_s() - at
+        if span <= 0:
+            return 0.0
+        return 100.0 * (self._cpu_s() - used) / span
+
+    def memory_mb(self) -> float:
+        """Resident memory in MB (10^6 bytes)."""
+        return resident_bytes() / 1e6

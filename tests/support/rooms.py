@@ -1,0 +1,111 @@
+"""Stand-ins for what :mod:`m32net.interfaces` asks of the rooms, with values a test can set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from m32net.interfaces import Health, ListenerStatus, QualityReport, RefusedError
+
+
+def listener_status(client_id: str = "c1", **changes: Any) -> ListenerStatus:
+    values: dict[str, Any] = {
+        "client_id": client_id,
+        "name": "Anna's phone",
+        "host": "192.0.2.7",
+        "udp_port": 5004,
+        "state": "streaming",
+        "codec": "opus",
+        "sample_rate": 48000,
+        "frame_ms": 5.0,
+        "layout": "bundle",
+        "channels": (1, 2, 3),
+        "connected_s": 12.5,
+        "packets_sent": 1000,
+        "octets_sent": 240000,
+        "packets_dropped": 1,
+        "quality": QualityReport(
+            "rtcp", 100.0, loss=0.01, jitter_ms=2.5, latency_ms=15.0, bandwidth_mbps=2.1
+        ),
+        "rating": "good",
+    }
+    return ListenerStatus(**{**values, **changes})
+
+
+@dataclass
+class FakeListeners:
+    """Provides IListeners."""
+
+    statuses: list[ListenerStatus] = field(default_factory=list)
+    refused_count: int = 0
+    sessions: dict[str, str] = field(default_factory=dict)
+    """Host to client id of the control session from there."""
+    descriptions: dict[str, str] = field(default_factory=dict)
+    reports: list[tuple[str, str, QualityReport]] = field(default_factory=list)
+    messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    ports: list[tuple[str, int, str | None]] = field(default_factory=list)
+
+    def snapshot(self) -> Sequence[ListenerStatus]:
+        return self.statuses
+
+    def count(self) -> int:
+        return len(self.statuses)
+
+    def refused(self) -> int:
+        return self.refused_count
+
+    def request_audio(self, host: str, udp_port: int, client_id: str | None) -> Mapping[str, Any]:
+        self.ports.append((host, udp_port, client_id))
+        if host not in self.sessions:
+            raise RefusedError("no_session", f"no control session from {host}", 409)
+        return {
+            "status": "ok",
+            "client_id": self.sessions[host],
+            "udp_port": udp_port,
+            "rtp": {"port": 5004},
+        }
+
+    def sdp(self, client_id: str) -> str | None:
+        return self.descriptions.get(client_id)
+
+    def report_quality(self, client_id: str, host: str, report: QualityReport) -> None:
+        if client_id not in {one.client_id for one in self.statuses}:
+            raise RefusedError("unknown_listener", "there is no such listener", 404)
+        self.reports.append((client_id, host, report))
+
+    def message_all(self, reason: str, fields: Mapping[str, Any]) -> int:
+        self.messages.append((reason, dict(fields)))
+        return len(self.statuses)
+
+    def totals(self) -> Mapping[str, int]:
+        return {"packets": 7500, "octets": 1_800_000, "dropped": 2, "connections": 5}
+
+
+@dataclass
+class FakeStatus:
+    """Provides IServerStatus."""
+
+    name: str = "m32-server"
+    version: str = "9.9.9"
+    role: str = "master"
+    node_id: str = "node-1"
+    rtp_port: int = 5004
+    page_url: str = "http://192.0.2.1:8080/"
+    rooms: dict[str, Health] = field(default_factory=lambda: {"audio": Health("healthy")})
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def uptime_s(self) -> float:
+        return 42.0
+
+    def health(self) -> Mapping[str, Health]:
+        return self.rooms
+
+    def cpu_percent(self) -> float:
+        return 45.2
+
+    def memory_mb(self) -> float:
+        return 128.5
+
+    def measurements(self) -> Mapping[str, float]:
+        return self.figures
