@@ -237,10 +237,7 @@ class ControlServerProtocol(_Shell, WebSocketServerProtocol):  # type: ignore[mi
 
     def send(self, message: messages.ServerMessage) -> bool:
         assert self.session is not None
-        dropped = self.outbox.dropped
-        taken = self.session.send(message)
-        self._transmit()
-        return taken and self.outbox.dropped == dropped
+        return self.session.send(message) and self._transmit()
 
     def close(self, code: int, reason: str) -> None:
         assert self.session is not None
@@ -275,11 +272,13 @@ class ControlServerProtocol(_Shell, WebSocketServerProtocol):  # type: ignore[mi
             if not isinstance(event, events.SessionClosed):
                 self.close(CLOSE_INTERNAL_ERROR, "internal error")
 
-    def _transmit(self) -> None:
+    def _transmit(self) -> bool:
+        """Do what the session wants now; whether all of it found room."""
         session = self.session
         assert session is not None
+        taken = True
         for item in session.data_to_send(self.factory.wall_ms()):
-            self.outbox.put(item)
+            taken = self.outbox.put(item) and taken
         closing = session.close_wanted
         if self.is_open_now:
             while (data := self.outbox.take(all_of_it=closing is not None)) is not None:
@@ -287,10 +286,11 @@ class ControlServerProtocol(_Shell, WebSocketServerProtocol):  # type: ignore[mi
             if self.outbox.overrun and closing is None:
                 self._end(CLOSE_POLICY_VIOLATION, "the listener does not read its messages")
                 self.abort()
-                return
+                return False
             if closing is not None:
                 self.close_with(closing)
         self._alarm.set(session.next_timer())
+        return taken
 
 
 class ControlServerFactory(WebSocketServerFactory):

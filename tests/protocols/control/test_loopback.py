@@ -7,7 +7,14 @@ import json
 from klein import Klein
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    wrapClientTLS,
+    wrapServerTLS,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import PrivateCertificate, optionsForClientTLS
 from twisted.internet.task import deferLater
 from twisted.trial import unittest
 from twisted.web.client import Agent, readBody
@@ -22,6 +29,8 @@ from protocols.control.protocol import (
     ControlServerFactory,
     connect,
 )
+from tests.support.certificate import self_signed
+from tests.support.websocket import HANDSHAKE, TEXT, frame
 
 
 class Beside(Resource):
@@ -36,6 +45,13 @@ class Beside(Resource):
             return self.ws
         request.postpath.insert(0, request.prepath.pop())
         return self.klein
+
+
+class Deaf(Protocol):
+    """Shakes hands by hand and says hello; reading is the test's business."""
+
+    def connectionMade(self):
+        self.transport.write(HANDSHAKE + frame(TEXT, b'{"type":"hello"}'))
 
 
 class LoopbackTests(unittest.TestCase):
@@ -135,6 +151,35 @@ class LoopbackTests(unittest.TestCase):
         self.assertEqual(self.seen[-1].cause, "lost")
 
     @inlineCallbacks
+    def test_a_listener_that_stops_reading_disturbs_nobody(self):
+        """It costs a bounded amount of memory, then its connection; the others hear everything."""
+        deaf = yield TCP4ClientEndpoint(reactor, "127.0.0.1", self.port.getHost().port).connect(
+            Factory.forProtocol(Deaf)
+        )
+        while not self.factory.connections:
+            yield deferLater(reactor, 0.01)
+        (connection,) = self.factory.connections
+        other = yield self.open()
+        deaf.transport.pauseProducing()
+        news = messages.Event("custom_message", "x" * 50_000)
+        most = sent = 0
+        while connection in self.factory.connections:
+            most = max(most, connection.queued_bytes)
+            for each in list(self.factory.connections):
+                sent += each.send(news) and each is not connection
+            yield deferLater(reactor, 0)
+        self.assertGreater(most, 0, "the queue was used")
+        self.assertLessEqual(most, 256 * 1024)
+        while sum(isinstance(event, events.ServerEvent) for event in self.heard) < sent:
+            yield deferLater(reactor, 0.01)
+        self.assertIn("abuse", [getattr(event, "cause", None) for event in self.seen])
+        self.assertEqual(len(self.factory.connections), 1)
+        deaf.transport.abortConnection()
+        over = self.wait_for(events.SessionClosed)
+        other.close()
+        yield over
+
+    @inlineCallbacks
     def test_klein_beside_and_no_upgrade(self):
         agent = Agent(reactor)
         page = yield agent.request(b"GET", f"http://{self.base}/page".encode())
@@ -150,3 +195,35 @@ class LoopbackTests(unittest.TestCase):
         yield self.assertFailure(connect(factory), ControlConnectError)
         yield deferLater(reactor, 0.05)
         self.assertEqual(self.heard, [])
+
+
+class TlsTests(unittest.TestCase):
+    @inlineCallbacks
+    def test_wss(self):
+        """CON-32, the transport of it: the same resource behind TLS."""
+        certificate = PrivateCertificate.loadPEM(self_signed("localhost"))
+        told, closed = [], Deferred()
+        server = ControlServerFactory(lambda _, event: told.append(event), reactor=reactor)
+        ws = server.web_resource()
+        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        port = yield wrapServerTLS(certificate.options(), endpoint).listen(Site(Beside(ws, ws)))
+        number = port.getHost().port
+        wire = wrapClientTLS(
+            optionsForClientTLS("localhost", trustRoot=certificate),
+            TCP4ClientEndpoint(reactor, "127.0.0.1", number),
+        )
+
+        def heard(_, event):
+            if isinstance(event, events.SessionClosed):
+                closed.callback(event)
+
+        url = f"wss://localhost:{number}/ws"
+        client = yield connect(ControlClientFactory(url, heard, reactor=reactor), wire)
+        while not told:
+            yield deferLater(reactor, 0.01)
+        (connection,) = server.connections
+        self.assertEqual((connection.host, told), ("127.0.0.1", [events.Joined(messages.Hello())]))
+        client.close()
+        self.assertEqual((yield closed).cause, "closed")
+        yield server.close_all()
+        yield port.stopListening()

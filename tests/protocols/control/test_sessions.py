@@ -401,9 +401,7 @@ client_calls = st.one_of(
     st.tuples(st.just("start"), st.none()),
     st.tuples(st.just("receive"), server_messages.map(m.encode) | garbage),
     st.tuples(st.just("timer"), st.none()),
-    st.tuples(
-        st.just("configure"), client_messages.filter(lambda x: isinstance(x, m.ClientConfig))
-    ),
+    st.tuples(st.just("configure"), configs),
     st.tuples(st.just("close"), st.none()),
     st.tuples(st.just("lost"), st.none()),
 )
