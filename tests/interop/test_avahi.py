@@ -200,17 +200,20 @@ class Avahi(unittest.SynchronousTestCase):
         return [line.split(";") for line in lines if line.startswith("=")]
 
     def announce(self, name: str, space: int = 0, address: str = SERVER) -> subprocess.Popen[str]:
-        """Start a server's announcement; ends when it is told a line."""
-        server = self.spawn(
+        """Start a server's announcement; it ends when it is told a line."""
+        return self.spawn(
             self.inside(space, sys.executable, "-c", ANNOUNCE, name, address),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None,
         )
+
+    def said(self, server: subprocess.Popen[str]) -> str:
+        """What it announced, once it has."""
         assert server.stdout
-        self.said = server.stdout.readline()
-        self.assertIn("Announced", self.said)
-        return server
+        line = server.stdout.readline()
+        self.assertIn("Announced", line)
+        return line
 
     def withdraw(self, server: subprocess.Popen[str]) -> None:
         assert server.stdin and server.stdout
@@ -221,6 +224,7 @@ class Avahi(unittest.SynchronousTestCase):
     def test_seen_found_and_withdrawn(self) -> None:
         """By avahi, and by ``m32net discover`` on avahi's machine, both on port 5353."""
         server = self.announce("m32-server")
+        self.said(server)
         found = self.ask(sys.executable, "-c", DISCOVER, OTHER)
         self.assertEqual(found.split(), ["m32-server", f"http://{SERVER}:8080/", "master", "9.9.9"])
         (entry,) = self.browse()
@@ -236,9 +240,8 @@ class Avahi(unittest.SynchronousTestCase):
         self.wait_for(lambda: not self.browse())
 
     def test_names_that_are_taken(self) -> None:
-        """A second server of the same name, and a name that is avahi's host, get other names."""
-        self.announce("m32-server")
-        self.announce("m32-server", 1, OTHER)
-        self.assertIn("instance='m32-server-2', host='m32-server-2.local'", self.said)
-        self.announce("phone")
-        self.assertIn("instance='phone', host='phone-2.local'", self.said)
+        """A second server of the same name, and one with avahi's host name, get other names."""
+        self.said(self.announce("m32-server"))
+        second, third = self.announce("m32-server", 1, OTHER), self.announce("phone")
+        self.assertIn("instance='m32-server-2', host='m32-server-2.local'", self.said(second))
+        self.assertIn("instance='phone', host='phone-2.local'", self.said(third))
