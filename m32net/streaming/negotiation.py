@@ -7,18 +7,20 @@ raises :class:`~m32net.interfaces.RefusedError` with a sentence for the person i
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from m32net.interfaces import RefusedError
 from m32net.streaming.profile import (
     FRAME_US,
+    MAX_MEDIA_PAYLOAD,
     SAMPLE_RATES,
     Codec,
     Profile,
     longest_frame_that_fits,
 )
 from protocols.control.messages import ClientConfig
+from protocols.rtp.packetizer import plan_groups
 
 Layout = Literal["mono", "bundle"]
 Ports = Literal["single", "consecutive"]
@@ -40,22 +42,45 @@ class AudioOffer:
     sample_rate: int = 48_000
     bitrate: int = 96_000
     frame_us: int = 5_000
+    layout: Layout = "bundle"
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """What one listener's streams look like; two equal agreements need no restart.
 
-    :ivar channels: ids in ascending order, so that listeners of the same set share payloads.
+    :ivar groups: the channels of each packet, ids in ascending order, so that listeners of the
+        same set share payloads; empty if all that was asked for is muted or not sent.
     :ivar udp_port: where the listener wants its audio; None until it says so.
     """
 
     profile: Profile
-    channels: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
     layout: Layout
     ports: Ports
-    max_group: int | None
     udp_port: int | None
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return tuple(channel for group in self.groups for channel in group)
+
+    def port_of(self, group: int) -> int:
+        """The UDP port that group number ``group`` goes to; RTCP goes to the next one."""
+        assert self.udp_port is not None
+        return self.udp_port + (2 * group if self.ports == "consecutive" else 0)
+
+    def at(self, udp_port: int) -> Agreement:
+        """The same streams to this port.
+
+        :raises RefusedError: 400; consecutive ports would not all be below 65536.
+        """
+        settled = replace(self, udp_port=check_port(udp_port))
+        if self.groups and settled.port_of(len(self.groups) - 1) >= 65535:
+            needed = 2 * len(self.groups)
+            raise RefusedError(
+                "bad_port", f"udp_port {udp_port} leaves no room for {needed} consecutive ports"
+            )
+        return settled
 
 
 def check_port(udp_port: int) -> int:
@@ -89,12 +114,20 @@ def agree(config: ClientConfig, offer: AudioOffer) -> Agreement:
         longest_frame_that_fits(codec, rate, frame_us),
         _bitrate(config.bitrate, offer.bitrate) if codec == "opus" else 0,
     )
+    layout = config.layout or offer.layout
+    groups = plan_groups(
+        _channels(config, offer.channels),
+        profile.channel_bytes,
+        layout,
+        config.max_group,
+        MAX_MEDIA_PAYLOAD,
+        opus=not profile.is_pcm,
+    )
     return Agreement(
         profile=profile,
-        channels=_channels(config, offer.channels),
-        layout=config.layout or "bundle",
+        groups=groups,
+        layout=layout,
         ports=config.ports or "single",
-        max_group=config.max_group,
         udp_port=None if config.udp_port is None else check_port(config.udp_port),
     )
 

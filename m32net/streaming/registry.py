@@ -222,6 +222,7 @@ class Registry:
             known is not None
             and known is not fresh
             and known.state != "arrived"
+            and fresh.agreement is None
             and token is not None
             and hmac.compare_digest(known.token.encode(), token.encode())
         ):
@@ -240,13 +241,16 @@ class Registry:
         try:
             agreement = agree(config, self.offer)
             self._check_formats(one, agreement.profile)
+            port = agreement.udp_port or one.udp_port
+            if port is not None:
+                agreement = agreement.at(port)
         except RefusedError as error:
             self._events.append(Refused(link, error.code, error.message, fatal=False))
             return
         one.config = config
-        if agreement.udp_port is not None:
-            one.udp_port = agreement.udp_port
-        self._offer_streams(one, agreement)
+        one.udp_port = port
+        if port is not None:
+            self._start(one, agreement)
 
     def request_audio(
         self, host: str, udp_port: int, client_id: str | None, now: float
@@ -423,19 +427,15 @@ class Registry:
                 "frame_ms and bitrate to share one",
             )
 
-    def _offer_streams(self, one: Listener, agreement: Agreement) -> None:
-        port = agreement.udp_port or one.udp_port
-        if port is None:
-            return
-        settled = replace(agreement, udp_port=port)
-        if one.state == "streaming" and one.agreement == settled:
+    def _start(self, one: Listener, agreement: Agreement) -> None:
+        if one.state == "streaming" and one.agreement == agreement:
             self._events.append(StreamsKept(one))
             return
         if one.agreement is not None:
             self._events.append(StreamsStopped(one, "replaced by another configuration"))
-        one.agreement = settled
+        one.agreement = agreement
         self._step(one, "start")
-        self._events.append(StreamsStarted(one, settled))
+        self._events.append(StreamsStarted(one, agreement))
 
     def _halt(self, one: Listener, reason: str) -> None:
         if one.agreement is None:

@@ -1,0 +1,54 @@
+"""Control connections on their way into the streaming room.
+
+A translation only: what a WebSocket's session tells becomes a call on the service, whose answers
+go back through the connection itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from m32net.streaming.service import StreamingService
+from protocols.control import events
+from protocols.control.connection import ControlConnection
+from protocols.control.limits import ServerLimits
+from protocols.control.protocol import ControlServerFactory
+
+
+class ListenerControlFactory(ControlServerFactory):
+    """Makes control connections whose listeners the streaming service looks after.
+
+    :param streaming: gets every event.
+    """
+
+    def __init__(self, streaming: StreamingService, *, reactor: Any, **options: Any) -> None:
+        super().__init__(self.session_tells, reactor=reactor, **options)
+        self.streaming = streaming
+
+    def change_heartbeat_timeout(self, seconds: float) -> None:
+        """For connections from now on; the registry watches all of them anyway."""
+        self.limits = ServerLimits(heartbeat_timeout_s=seconds)
+
+    def opened(self, connection: ControlConnection) -> None:
+        super().opened(connection)
+        self.streaming.connected(connection, connection.host)
+
+    def session_tells(
+        self, connection: ControlConnection, event: events.ServerSessionEvent
+    ) -> None:
+        streaming = self.streaming
+        match event:
+            case events.Joined(hello=hello):
+                streaming.hello(connection, hello)
+            case events.Configured(config=config):
+                streaming.configure(connection, config)
+            case events.Alive():
+                streaming.heard(connection)
+            case events.SessionClosed(cause="bye"):
+                streaming.bye(connection)
+            case events.SessionClosed(cause="silent" | "abuse", reason=reason):
+                streaming.expelled(connection, reason)
+            case events.SessionClosed():
+                streaming.lost(connection)
+            case events.Refused():
+                streaming.malformed += 1

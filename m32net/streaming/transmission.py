@@ -1,0 +1,252 @@
+"""What leaves the server for its listeners: RTP through the fan-out, RTCP beside it.
+
+Owns both sockets.  Streams are started and stopped by name; frames come in and go out in the same
+call.  Who may listen, and to what, is decided elsewhere (:mod:`m32net.streaming.registry`).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from twisted.internet import task
+
+from m32net.audio.frame import EncodedFrame
+from m32net.interfaces import QualityReport
+from m32net.streaming import describe
+from m32net.streaming.fanout import Fanout, StreamTotals
+from m32net.streaming.negotiation import Agreement
+from m32net.streaming.profile import Profile
+from m32net.streaming.reports import MediaClock, ReportBook
+from m32net.streaming.timing import DurationWindow
+from protocols import datagram
+from protocols.rtp import rtcp
+from protocols.rtp.packetizer import Group, StreamSpec, payload_type_of
+from protocols.rtp.protocol import RtcpServer
+
+REPORT_TICK_S: Final = 0.5
+SEND_BUFFER: Final = 4 * 1024 * 1024
+"""Bytes; about 40 ms of 1,000 listeners' bundles."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransmissionConfig:
+    """:ivar interface: IPv4 address to send from; empty for all.
+
+    :ivar send_method: ``auto``, ``gso``, ``sendmmsg`` or ``sendto``.
+    """
+
+    interface: str = ""
+    rtp_port: int = 5004
+    dscp: int = 46
+    send_method: str = "auto"
+    server_name: str = "m32-server"
+
+
+class Transmission:
+    """RTP and RTCP to all listeners.
+
+    :param on_quality: called with ``(client_id, report)`` for every receiver report.
+    """
+
+    def __init__(
+        self,
+        clock: Any,
+        config: TransmissionConfig,
+        on_quality: Callable[[str, QualityReport], object],
+        rng: random.Random,
+    ) -> None:
+        self.clock = clock
+        self.config = config
+        self.send_times = DurationWindow()
+        self.totals = {"frames": 0, "packets": 0, "octets": 0, "dropped": 0}
+        self.method: datagram.SendMethod | None = None
+        self._on_quality = on_quality
+        self._rng = rng
+        self._timestamp_offset = rng.getrandbits(32)
+        self._session_id = int(time.time())
+        self._streams: dict[str, tuple[Agreement, StreamSpec]] = {}
+        self._clocks: dict[Profile, MediaClock] = {}
+        self._book = ReportBook(rng.random)
+        self._reporting = task.LoopingCall(self._send_reports)
+        self._reporting.clock = clock
+        self._rtcp: RtcpServer | None = None
+        self._fanout: Fanout | None = None
+
+    # -- sockets ---------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        return self._fanout is not None
+
+    @property
+    def foreign_reports(self) -> int:
+        return self._book.foreign
+
+    def open(self) -> None:
+        """Open the sockets and find out how to send.
+
+        :raises OSError: a port is taken or the address is not this machine's.
+        """
+        config = self.config
+        self._socket = datagram.open_udp(
+            config.interface, config.rtp_port, dscp=config.dscp, sndbuf=SEND_BUFFER
+        )
+        try:
+            self._rtcp = RtcpServer(
+                self.clock, config.interface, config.rtp_port + 1, self._rtcp_received
+            )
+        except OSError:
+            self._socket.close()
+            raise
+        if config.send_method == "auto":
+            self.method = datagram.probe_send_method(self._socket)
+        else:
+            self.method = datagram.SendMethod(config.send_method)
+        self._fanout = Fanout(self._socket, self.method, timestamp_offset=self._timestamp_offset)
+
+    def start(self) -> None:
+        assert self._rtcp is not None
+        self._rtcp.start()
+        self._reporting.start(REPORT_TICK_S, now=False)
+
+    def close(self) -> None:
+        if self._reporting.running:
+            self._reporting.stop()
+        if self._rtcp is not None:
+            self._rtcp.stop()
+            self._rtcp = None
+        if self._fanout is not None:
+            self._fanout = None
+            self._socket.close()
+
+    def set_dscp(self, dscp: int) -> None:
+        if self._fanout is not None:
+            datagram.set_dscp(self._socket, dscp)
+
+    # -- streams ---------------------------------------------------------------------------
+
+    def add(self, client_id: str, host: str, agreement: Agreement) -> None:
+        """Stream to ``host`` from the next frame on; nothing if no channel is wanted."""
+        spec = self._spec(host, agreement)
+        if spec is None or self._fanout is None:
+            return
+        self._streams[client_id] = (agreement, spec)
+        self._fanout.add(client_id, agreement.profile, spec)
+        self._book.add(client_id, agreement.profile, spec, self.clock.seconds())
+
+    def remove(self, client_id: str, reason: str) -> None:
+        """Stop these streams and say BYE (RFC 3550 section 6.6)."""
+        known = self._streams.pop(client_id, None)
+        if known is None:
+            return
+        self._book.remove(client_id)
+        if self._fanout is not None:
+            self._fanout.remove(client_id)
+        for port, ssrcs in _by_port(known[1]).items():
+            for start in range(0, len(ssrcs), rtcp.MAX_COUNT):
+                some = tuple(ssrcs[start : start + rtcp.MAX_COUNT])
+                compound = (rtcp.ReceiverReport(some[0]), rtcp.Goodbye(some, reason))
+                self._send_rtcp(rtcp.serialize_compound(compound), (known[1].host, port + 1))
+
+    def spec(self, client_id: str) -> StreamSpec | None:
+        known = self._streams.get(client_id)
+        return known[1] if known else None
+
+    def stream_totals(self, client_id: str) -> StreamTotals | None:
+        if self._fanout is None or client_id not in self._streams:
+            return None
+        return self._fanout.totals(client_id)
+
+    def description(self, client_id: str, names: Mapping[int, str]) -> str | None:
+        """The SDP of a listener's streams; None if nothing flows to it."""
+        known = self._streams.get(client_id)
+        if known is None:
+            return None
+        agreement, spec = known
+        return describe.session_description(
+            agreement,
+            spec,
+            server_address=self._address_towards(spec.host),
+            server_name=self.config.server_name,
+            session_id=self._session_id,
+            version=self._session_id,
+            names=names,
+        )
+
+    def frames_ready(self, frames: Sequence[EncodedFrame]) -> None:
+        """Send what the engine has encoded: the hot path."""
+        fanout = self._fanout
+        if fanout is None:
+            return
+        totals = self.totals
+        for frame in frames:
+            result = fanout.send(frame)
+            self.send_times.add(time.monotonic_ns() - frame.complete_ns)
+            totals["frames"] += 1
+            totals["packets"] += result.packets
+            totals["octets"] += result.octets
+            totals["dropped"] += result.dropped
+            self._clocks[frame.profile] = MediaClock(
+                self._timestamp_offset + frame.media_time,
+                frame.capture_time_ns,
+                frame.profile.clock_rate,
+            )
+
+    def _spec(self, host: str, agreement: Agreement) -> StreamSpec | None:
+        groups = tuple(
+            Group(
+                ssrc=self._rng.getrandbits(32),
+                payload_type=payload_type_of(agreement.profile.codec, agreement.layout),
+                udp_port=agreement.port_of(number),
+                channels=channels,
+                first_sequence=self._rng.getrandbits(16),
+            )
+            for number, channels in enumerate(agreement.groups)
+        )
+        return StreamSpec(host=host, groups=groups) if groups else None
+
+    # -- RTCP ------------------------------------------------------------------------------
+
+    def _send_reports(self) -> None:
+        fanout = self._fanout
+        if fanout is None:
+            return
+        now_ns = time.time_ns()
+        for due in self._book.due(self.clock.seconds()):
+            clock = self._clocks.get(due.profile)
+            if clock is None:
+                continue
+            port_of = {group.ssrc: group.udp_port for group in due.spec.groups}
+            by_port: dict[int, list[rtcp.SenderReport]] = {}
+            for report in fanout.sender_reports(due.client_id, now_ns, clock.at(now_ns)):
+                by_port.setdefault(port_of[report.ssrc], []).append(report)
+            cname = describe.cname(self.config.server_name, self._address_towards(due.spec.host))
+            for port, reports in by_port.items():
+                for data in rtcp.sender_compounds(reports, cname):
+                    self._send_rtcp(data, (due.spec.host, port + 1))
+
+    def _send_rtcp(self, data: bytes, address: tuple[str, int]) -> None:
+        if self._rtcp is not None:
+            self._rtcp.send(data, address)
+
+    def _rtcp_received(
+        self, address: tuple[str, int], compound: rtcp.Compound, arrival_ns: int
+    ) -> None:
+        now = self.clock.seconds()
+        for client_id, report in self._book.received(address[0], compound, now, arrival_ns):
+            self._on_quality(client_id, report)
+
+    def _address_towards(self, host: str) -> str:
+        return self.config.interface or datagram.local_address_towards(host)
+
+
+def _by_port(spec: StreamSpec) -> dict[int, list[int]]:
+    """SSRCs by the port they go to: streams that share a port share RTCP datagrams."""
+    ports: dict[int, list[int]] = {}
+    for group in spec.groups:
+        ports.setdefault(group.udp_port, []).append(group.ssrc)
+    return ports
