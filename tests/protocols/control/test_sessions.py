@@ -280,6 +280,18 @@ class ClientSessionTests(unittest.TestCase):
         self.assertEqual(self.session.receive(answer, 0.0, WALL + 1), [], "once")
         self.assertEqual(self.session.unread, 2)
 
+    def test_unanswered_questions_are_bounded(self):
+        self.session.start(0.0)
+        self.welcome()
+        now = 0.0
+        while now < 120:
+            now = self.session.next_timer()
+            self.session.handle_timer(now, WALL + now * 1000)
+            self.session.receive(m.encode(STREAM), now, WALL + now * 1000)
+        asked = [frame for frame in said(self.session) if frame["type"] == "ntp_request"]
+        self.assertGreater(len(asked), 30)
+        self.assertEqual(len(self.session._questions), 8)
+
     def test_slow_answers_are_refused(self):
         """CLK-1: over 100 ms."""
         self.session.start(0.0)
