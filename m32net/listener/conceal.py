@@ -64,11 +64,7 @@ class Concealer:
 
     def set_interpolate(self, interpolate_ms: float) -> None:
         """Take another threshold from the next gap on."""
-        length = max(2, round(interpolate_ms * self.rate / 1000))
-        hold = min(round(HOLD_S * self.rate), length // 2)
-        fade = length - hold
-        self._fade = np.ones(length)
-        self._fade[hold:] = 0.5 + 0.5 * np.cos(np.pi * (np.arange(fade) + 1) / fade)
+        self._fade = fade_curve(self.rate, interpolate_ms)
 
     @property
     def idle(self) -> bool:
@@ -196,6 +192,15 @@ class Concealer:
         self._held += len(block)
         while self._held - len(self._history[0]) >= self._span:
             self._held -= len(self._history.popleft())
+
+
+def fade_curve(rate: int, interpolate_ms: float) -> Level:
+    """Gain of a concealment from its first sample to the one where it is silent."""
+    length = max(2, round(interpolate_ms * rate / 1000))
+    hold = min(round(HOLD_S * rate), length // 2)
+    curve = np.ones(length)
+    curve[hold:] = 0.5 + 0.5 * np.cos(np.pi * (np.arange(length - hold) + 1) / (length - hold))
+    return curve
 
 
 def burg(lanes: Lanes, order: int) -> tuple[Lanes, Level]:
