@@ -10,6 +10,7 @@ import resource
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -75,3 +76,14 @@ class ProcessMeter(Service):
     def memory_mb(self) -> float:
         """Resident memory in MB (10^6 bytes)."""
         return resident_bytes() / 1e6
+
+
+def allow_many_files() -> int:
+    """Raise this process's limit of open files as far as it may; returns the limit.
+
+    A listener takes one; the usual soft limit of 1,024 would end at about a thousand.
+    """
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

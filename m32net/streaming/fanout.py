@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from socket import socket
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -78,12 +78,19 @@ class StreamTotals:
     stream_octets: tuple[int, ...]
 
 
+class Sender(Protocol):
+    """What :class:`BatchSender` is to the fan-out."""
+
+    def send(self, table: SendTable) -> list[SendFailure]: ...
+
+
 class Fanout:
     """Sends the frames of all profiles to all listeners through one socket.
 
     :param timestamp_offset: random start of the RTP time stamps (RFC 3550 section 5.1), one for
         all, so that a listener can align its streams by time stamp.
     :param realtime_ns: wall clock (Unix, ns), for the time extension.
+    :param sender: what sends the tables, instead of a :class:`BatchSender` on ``sock``.
     """
 
     def __init__(
@@ -94,9 +101,10 @@ class Fanout:
         timestamp_offset: int,
         extension_interval_s: float = 5.0,
         realtime_ns: Callable[[], int] = time.time_ns,
+        sender: Sender | None = None,
     ) -> None:
         self.method = method
-        self._sender = BatchSender(sock, method)
+        self._sender = BatchSender(sock, method) if sender is None else sender
         self._timestamp_offset = timestamp_offset
         self._extension_interval_s = extension_interval_s
         self._realtime_ns = realtime_ns
@@ -328,18 +336,17 @@ class _Flock:
         octets = self._all_units * scale + packets * offset
         if not failures:
             return SendResult(len(self._members), packets, octets, 0)
-        lost = lost_octets = 0
-        for failure in failures:
-            start = int(self._first[failure.message])
-            end = int(self._first[failure.message + 1])
-            missed = self._units[start:end] * scale + offset
-            self._dropped[start:end, 0] += 1
-            self._dropped[start:end, 1] += missed
-            lost += end - start
-            lost_octets += int(missed.sum())
-            if failure.error in GSO_REFUSALS and end - start > 1:
-                self._stop_segmenting(start)
-        return SendResult(len(self._members), packets - lost, octets - lost_octets, lost)
+        in_message = np.diff(self._first)
+        failed = np.zeros(len(in_message), np.int64)
+        failed[[failure.message for failure in failures]] = 1
+        missed = np.repeat(failed, in_message)
+        missed_octets = missed * (self._units * scale + offset)
+        self._dropped += np.stack((missed, missed_octets), axis=1)
+        refused = [f.message for f in failures if f.error in GSO_REFUSALS]
+        self._stop_segmenting(self._first[m] for m in refused if in_message[m] > 1)
+        lost = int(missed.sum())
+        sent_octets = octets - int(missed_octets.sum())
+        return SendResult(len(self._members), packets - lost, sent_octets, lost)
 
     def _change_extensions(self, ended: Iterable[object]) -> None:
         headers = self._headers
@@ -369,16 +376,22 @@ class _Flock:
         table.segment_sizes[:] = (headers + payloads)[self._first[:-1]]
         self._last_form = form
 
-    def _stop_segmenting(self, row: int) -> None:
+    def _stop_segmenting(self, rows: Iterable[int]) -> None:
+        """Those whose route refused GSO get one message for each packet from now on."""
+        refused = set(rows)
+        if not refused:
+            return
+        self._stale = True
         for member in self._members.values():
-            if member.start <= row < member.start + member.size:
+            if not refused.isdisjoint(range(member.start, member.start + member.size)):
                 member.segmented = False
-                self._stale = True
 
     # -- the tables ------------------------------------------------------------------------
 
     def _rebuild(self, payload: Octets) -> None:
         """Tables for the members as they are now; who stays goes on as before."""
+        members = {**self._members, **self._arriving}
+        self._build_bundles(members.values(), payload)  # first, for it may raise
         keep = np.ones(len(self._headers) + sum(m.size for m in self._arriving.values()), bool)
         for start, end in self._leaving:
             keep[start:end] = False
@@ -387,30 +400,29 @@ class _Flock:
         dropped = np.zeros((len(keep), 2), np.int64)
         dropped[: len(self._dropped)] = self._dropped
         self._dropped = dropped[keep]
-        self._members.update(self._arriving)
+        self._members = members
         self._arriving = {}
         self._leaving = []
         row = 0
-        for member in self._members.values():
+        for member in members.values():
             member.start = row
             row += member.size
-        self._build_bundles(payload)
+        self._units: Counts = self._bundles.units[self._slot_of]
+        self._all_units = int(self._units.sum())
         self._build_table()
         self._extended = self._rows_of(key for key in self.schedule.running if key in self._members)
         self._last_form = (-1, -1)
         self._stale = False
 
-    def _build_bundles(self, payload: Octets) -> None:
+    def _build_bundles(self, members: Iterable[_Member], payload: Octets) -> None:
         slots: dict[Grouping, int] = {}
         slot_of = [
             slots.setdefault(group.channels, len(slots))
-            for member in self._members.values()
+            for member in members
             for group in member.spec.groups
         ]
         self._bundles = _bundles(self.profile, list(slots), payload)
         self._slot_of = np.array(slot_of, np.intp)
-        self._units: Counts = self._bundles.units[self._slot_of]
-        self._all_units = int(self._units.sum())
 
     def _build_table(self) -> None:
         headers, bundles, members = self._headers, self._bundles, self._members.values()

@@ -8,6 +8,7 @@ what they must know.  Owns one timer.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
@@ -55,7 +56,9 @@ class ControlLink(Protocol):
 class StreamingService(Service):
     """Streams to every listener what it agreed to; provides ``IListeners``.
 
-    :param clock: the reactor, or a ``task.Clock``.
+    :param clock: the reactor, or a ``task.Clock``; for timers only.
+    :param seconds: a steady clock; the reactor's own jumps when the system time is set, and
+        must not end anybody's streams.
     :param set_demand: tells the audio room what to encode from the next frame on.
     :param channel_names: names by channel id, for the SDP.
     :param note_quality: keeps a listener's quality report: ``(client_id, name, report)``.
@@ -77,12 +80,14 @@ class StreamingService(Service):
         note_quality: Callable[[str, str, QualityReport], object],
         note_event: Callable[[str, str, Mapping[str, Any]], object],
         rng: random.Random | None = None,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
+        self.seconds = seconds
         self.registry = registry
         self.server = server
         self.transmission = Transmission(
-            clock, config, self._receiver_reported, rng or random.SystemRandom()
+            clock, config, self._receiver_reported, rng or random.SystemRandom(), seconds
         )
         self._set_demand = set_demand
         self._channel_names = channel_names
@@ -117,13 +122,13 @@ class StreamingService(Service):
     # -- control connections ---------------------------------------------------------------
 
     def connected(self, link: ControlLink, host: str) -> None:
-        self.registry.connected(link, host, self.clock.seconds())
+        self.registry.connected(link, host, self.seconds())
         self._carry_out()
 
     def hello(self, link: ControlLink, hello: messages.Hello) -> None:
         self.registry.hello(
             link,
-            self.clock.seconds(),
+            self.seconds(),
             client_id=hello.client_id,
             token=hello.token,
             name=hello.name,
@@ -131,18 +136,18 @@ class StreamingService(Service):
         self._carry_out()
 
     def configure(self, link: ControlLink, config: messages.ClientConfig) -> None:
-        self.registry.configure(link, config, self.clock.seconds())
+        self.registry.configure(link, config, self.seconds())
         self._carry_out()
 
     def heard(self, link: ControlLink) -> None:
-        self.registry.heard(link, self.clock.seconds())
+        self.registry.heard(link, self.seconds())
 
     def bye(self, link: ControlLink) -> None:
         self.registry.bye(link)
         self._carry_out()
 
     def lost(self, link: ControlLink) -> None:
-        self.registry.lost(link, self.clock.seconds())
+        self.registry.lost(link, self.seconds())
         self._carry_out()
 
     def expelled(self, link: ControlLink, reason: str) -> None:
@@ -184,7 +189,7 @@ class StreamingService(Service):
 
     def request_audio(self, host: str, udp_port: int, client_id: str | None) -> Mapping[str, Any]:
         try:
-            one = self.registry.request_audio(host, udp_port, client_id, self.clock.seconds())
+            one = self.registry.request_audio(host, udp_port, client_id, self.seconds())
         finally:
             self._carry_out()
         port = self.transmission.config.rtp_port
@@ -204,7 +209,7 @@ class StreamingService(Service):
             raise RefusedError("unknown_client", f"there is no listener {client_id!r}", 404)
         if one.host != host:
             raise RefusedError("not_yours", "this listener is at another address", 403)
-        self._note(one, replace(report, at=self.clock.seconds()))
+        self._note(one, replace(report, at=self.seconds()))
 
     def totals(self) -> Mapping[str, int]:
         return {
@@ -263,7 +268,7 @@ class StreamingService(Service):
             frame_ms=agreement.profile.frame_ms if agreement else None,
             layout=agreement.layout if agreement else None,
             channels=agreement.channels if agreement else (),
-            connected_s=self.clock.seconds() - one.since,
+            connected_s=self.seconds() - one.since,
             packets_sent=totals.packets if totals else 0,
             octets_sent=totals.octets if totals else 0,
             packets_dropped=totals.dropped if totals else 0,
@@ -298,11 +303,11 @@ class StreamingService(Service):
             self._timer.cancel()
         self._timer = None
         if due is not None:
-            self._timer = self.clock.callLater(max(0.0, due - self.clock.seconds()), self._expire)
+            self._timer = self.clock.callLater(max(0.0, due - self.seconds()), self._expire)
 
     def _expire(self) -> None:
         self._timer = None
-        self.registry.handle_timer(self.clock.seconds())
+        self.registry.handle_timer(self.seconds())
         self._carry_out()
 
     def _start(self, event: StreamsStarted) -> None:

@@ -58,8 +58,10 @@ class Transmission:
         config: TransmissionConfig,
         on_quality: Callable[[str, QualityReport], object],
         rng: random.Random,
+        seconds: Callable[[], float],
     ) -> None:
         self.clock = clock
+        self._seconds = seconds
         self.config = config
         self.send_times = DurationWindow()
         self.totals = {"frames": 0, "packets": 0, "octets": 0, "dropped": 0}
@@ -136,7 +138,7 @@ class Transmission:
             return
         self._streams[client_id] = (agreement, spec)
         self._fanout.add(client_id, agreement.profile, spec)
-        self._book.add(client_id, agreement.profile, spec, self.clock.seconds())
+        self._book.add(client_id, agreement.profile, spec, self._seconds())
 
     def remove(self, client_id: str, reason: str) -> None:
         """Stop these streams and say BYE (RFC 3550 section 6.6)."""
@@ -216,7 +218,7 @@ class Transmission:
         if fanout is None:
             return
         now_ns = time.time_ns()
-        for due in self._book.due(self.clock.seconds()):
+        for due in self._book.due(self._seconds()):
             clock = self._clocks.get(due.profile)
             if clock is None:
                 continue
@@ -236,7 +238,7 @@ class Transmission:
     def _rtcp_received(
         self, address: tuple[str, int], compound: rtcp.Compound, arrival_ns: int
     ) -> None:
-        now = self.clock.seconds()
+        now = self._seconds()
         for client_id, report in self._book.received(address[0], compound, now, arrival_ns):
             self._on_quality(client_id, report)
 

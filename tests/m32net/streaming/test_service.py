@@ -96,6 +96,7 @@ class ServiceTest(unittest.TestCase):
             note_quality=lambda *report: self.noted.append(report),
             note_event=lambda kind, text, fields: self.events.append((kind, text)),
             rng=random.Random(7),
+            seconds=self.clock.seconds,
         )
         self.service.startService()
         self.addCleanup(lambda: self.service.running and self.service.stopService())

@@ -1,0 +1,412 @@
+"""``twistd m32net``: the options, and the only place that knows all rooms.
+
+:func:`makeService` checks what can be wrong before the reactor runs (options, state directory,
+database, device, libraries) and wires the rooms together; :class:`Server` opens the ports and
+stops everything in order.  Whatever is wrong at the start is one line and exit status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from twisted.application.service import MultiService
+from twisted.internet import defer
+from twisted.logger import LogLevel
+from twisted.python import usage
+
+from m32net import __version__
+from m32net.audio import events as audio_events
+from m32net.audio.service import AudioService
+from m32net.audio.sources import SourceError, open_source
+from m32net.audio.sources.demo import DEMO_CHANNEL_NAMES
+from m32net.config import SETTINGS, ConfigError, ServerConfig, resolve
+from m32net.discovery.mdns import Advertisement, MdnsService, ZeroconfAnnouncer, local_addresses
+from m32net.discovery.qr import qr_svg, qr_terminal
+from m32net.interfaces import Health, RefusedError
+from m32net.log import RoomLog
+from m32net.ops.metrics import Metrics
+from m32net.ops.process import ProcessMeter, allow_many_files
+from m32net.ops.status import ServerStatus
+from m32net.settings import (
+    AudioConfig,
+    AudioConfigChange,
+    AudioConfigChanged,
+    ChannelsChanged,
+    ServerSettings,
+    ServerSettingsChanged,
+    SettingsChange,
+    changed_settings,
+)
+from m32net.store.database import StoreError
+from m32net.store.service import SettingsService, open_settings
+from m32net.streaming.control import ListenerControlFactory
+from m32net.streaming.negotiation import AudioOffer
+from m32net.streaming.profile import Profile
+from m32net.streaming.registry import Limits, Registry
+from m32net.streaming.service import StreamingService
+from m32net.streaming.transmission import TransmissionConfig
+from m32net.web.api import WebApi
+from m32net.web.auth import Auth
+from m32net.web.service import WebError, WebService
+from protocols.control.messages import ServerInfo
+
+CONNECTIONS_BESIDES: Final = 80
+"""Connections kept for pages, REST calls and scrapes on top of one per listener."""
+RECONNECT_AFTER_S: Final = 60.0
+"""What listeners are told when the server stops (CON-50)."""
+
+
+class Options(usage.Options):
+    """Options of ``twistd m32net``; see :data:`m32net.config.SETTINGS`."""
+
+    synopsis = "twistd [twistd options] m32net [options]"
+    longdesc = (
+        "Captures the console's USB channels (or a built-in band), encodes them and sends every "
+        "listener the channels it asks for. Each option can also be given as M32NET_OPTION_NAME "
+        "in the environment or as a key of the --config file; the command line wins, then the "
+        "environment, then the file."
+    )
+    optParameters: Final = [
+        ["config", "c", None, "TOML file with any of these options as keys."],
+        *(
+            [s.option, None, None, s.help + (f" [default: {s.default}]" if s.default else "")]
+            for s in SETTINGS
+        ),
+    ]
+    optFlags: Final = [["no-mdns", None, "Do not announce the server (same as --mdns no)."]]
+
+    def parseOptions(self, options: Any = None) -> None:
+        """As usual, but what is wrong is one line and exit status 1, not the whole help."""
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as reason:
+            _fail(f"{reason}; `twistd m32net --help` lists the options")
+
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]!r}")
+
+    def server_config(self, environ: Mapping[str, str]) -> ServerConfig:
+        """:raises ConfigError: a value that cannot be used."""
+        given = {setting.option: self[setting.option] for setting in SETTINGS}
+        if self["no-mdns"]:
+            given["mdns"] = "no"
+        toml = self["config"] or environ.get("M32NET_CONFIG")
+        return resolve(given, environ, Path(toml) if toml else None)
+
+
+def makeService(options: Options) -> Server:
+    """The whole server, not yet started.
+
+    :raises SystemExit: with one line, when it could not run.
+    """
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    try:
+        return Server(reactor, options.server_config(os.environ))
+    except (ConfigError, StoreError, SourceError) as reason:
+        _fail(str(reason))
+
+
+def _fail(reason: str) -> NoReturn:
+    # Twisted's log may own sys.stderr by now; the line belongs to the person at the terminal.
+    print(f"m32net: {reason}", file=sys.__stderr__, flush=True)
+    raise SystemExit(1)
+
+
+class Server(MultiService):
+    """All rooms of one server.
+
+    :raises ConfigError, StoreError, SourceError: on construction; one line each.
+    """
+
+    log = RoomLog(namespace="m32net")
+
+    def __init__(self, reactor: Any, config: ServerConfig) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.reactor = reactor
+        self.config = config
+        RoomLog.threshold = LogLevel.lookupByName(config.log_level)
+        self.source = open_source(config.source, config.channels)
+        self.settings = self._open_store()
+        self.audio_config, self.limits = self._overridden()
+        self.process = ProcessMeter(reactor)
+        self.status = ServerStatus(
+            name=config.name,
+            version=__version__,
+            node_id=self.settings.node_id,
+            rtp_port=config.rtp_port,
+            seconds=time.monotonic,
+            process=self.process,
+            started=time.monotonic(),
+        )
+        self.streaming = self._make_streaming()
+        self.audio = AudioService(
+            reactor,
+            self.source,
+            self.streaming.transmission.frames_ready,
+            self._audio_event,
+            config.encoder_threads,
+            complexity=config.opus_complexity,
+        )
+        self.auth = Auth(self.settings, reactor)
+        self.control = ListenerControlFactory(self.streaming, reactor=reactor)
+        self.control.change_heartbeat_timeout(self.limits.heartbeat_timeout_s)
+        self.web = self._make_web()
+        self.mdns: MdnsService | None = None
+        for service in (self.settings, self.process, self.audio, self.streaming, self.web):
+            service.setServiceParent(self)  # type: ignore[no-untyped-call]
+        self.settings.subscribe(self._settings_changed)
+        self.status.rooms |= {
+            "audio": self._audio_health,
+            "streaming": self.streaming.health,
+            "store": self.settings.health,
+        }
+        self.status.figures += [self._audio_figures, self.streaming.figures, self.web.counters]
+        self._first_password()
+
+    # -- making ----------------------------------------------------------------------------
+
+    def _open_store(self) -> SettingsService:
+        config = self.config
+        return open_settings(
+            config.state_dir / "m32net.sqlite",
+            reactor=self.reactor,
+            channels=self.source.channels,
+            default_names=DEMO_CHANNEL_NAMES if config.source == "demo" else (),
+        )
+
+    def _overridden(self) -> tuple[AudioConfig, ServerSettings]:
+        """Stored settings with the start-up options in their places."""
+        try:
+            return (
+                self._audio_options().applied_to(self.settings.audio_config),
+                changed_settings(self.settings.settings, self._server_options()),
+            )
+        except RefusedError as reason:
+            raise ConfigError(f"the options do not fit together: {reason.message}") from None
+
+    def _audio_options(self) -> AudioConfigChange:
+        names = ("sample_rate", "codec", "bitrate", "frame_us")
+        return AudioConfigChange(**_given(self.config, names))
+
+    def _server_options(self) -> dict[str, Any]:
+        return _given(self.config, ("dscp", "max_listeners", "heartbeat_timeout_s"))
+
+    def _make_streaming(self) -> StreamingService:
+        config, settings = self.config, self.settings
+        registry = Registry(
+            self._offer(self.audio_config),
+            Limits(self.limits.max_listeners, self.limits.heartbeat_timeout_s, config.grace_s),
+            new_id=lambda: f"client_{secrets.token_hex(6)}",
+            new_token=lambda: secrets.token_urlsafe(32),
+        )
+        return StreamingService(
+            self.reactor,
+            registry,
+            TransmissionConfig(
+                interface=config.interface or "",
+                rtp_port=config.rtp_port,
+                dscp=self.limits.dscp,
+                send_method=config.send_method,
+                server_name=config.name,
+            ),
+            server=ServerInfo(config.name, __version__, "master"),
+            set_demand=self._set_demand,
+            channel_names=lambda: {one.id: one.name for one in settings.channels},
+            note_quality=settings.note_quality,
+            note_event=settings.note_event,
+        )
+
+    def _make_web(self) -> WebService:
+        config = self.config
+        api = WebApi(
+            status=self.status,
+            listeners=self.streaming,
+            settings=self.settings,
+            auth=self.auth,
+            metrics=Metrics(self.status, self.streaming).render,
+            qr_svg=qr_svg,
+        )
+        endpoints = [_on_interface(config.http, config.interface)]
+        if config.https:
+            endpoints.append(_on_interface(config.https, config.interface))
+        needed = self.limits.max_listeners + CONNECTIONS_BESIDES
+        return WebService(
+            self.reactor,
+            api.root(self.control.web_resource()),
+            endpoints,
+            max(config.max_connections, needed),
+        )
+
+    def _offer(self, config: AudioConfig) -> AudioOffer:
+        return AudioOffer(
+            channels=tuple(one.id for one in self.settings.channels if one.enabled),
+            codec=config.codec,
+            sample_rate=config.sample_rate,
+            bitrate=config.bitrate,
+            frame_us=config.frame_us,
+            layout=config.layout,
+        )
+
+    def _first_password(self) -> None:
+        password = self.auth.first_run()
+        if password is not None:
+            print(
+                f"\nThe engineer's password (user admin), shown only this once: {password}\n",
+                file=sys.__stdout__,
+                flush=True,
+            )
+
+    # -- start and stop --------------------------------------------------------------------
+
+    def privilegedStartService(self) -> None:
+        """Open all ports; what is taken is told in one line."""
+        allow_many_files()
+        config = self.config
+        try:
+            self.streaming.transmission.open()
+        except OSError as reason:
+            _fail(
+                f"cannot use UDP ports {config.rtp_port} and {config.rtp_port + 1}"
+                f"{_where(config)}: {reason.strerror}; choose others with --rtp-port"
+            )
+        try:
+            super().privilegedStartService()  # type: ignore[no-untyped-call]
+        except WebError as reason:
+            _fail(str(reason))
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        who = "start-up options"
+        if self.audio_config != self.settings.audio_config:
+            self._persist(self.settings.set_audio_config(self._audio_options(), who=who))
+        if self.limits != self.settings.settings:
+            self._persist(self.settings.set_settings(self._server_options(), who=who))
+        port = self.http_port()
+        hosts = [self.config.interface] if self.config.interface else list(local_addresses())
+        urls = [f"http://{host}:{port}/" for host in hosts] or [f"http://127.0.0.1:{port}/"]
+        self.status.page_url = urls[0]
+        if self.config.mdns:
+            advertisement = Advertisement(
+                self.config.name, port, __version__, node_id=self.settings.node_id
+            )
+            announcer = ZeroconfAnnouncer(advertisement, self.config.interface)
+            self.mdns = MdnsService(announcer, self.reactor)
+            self.mdns.setServiceParent(self)  # type: ignore[no-untyped-call]
+            self.status.rooms["discovery"] = self.mdns.health
+        self._greet(urls)
+
+    def _persist(self, writing: defer.Deferred[Any]) -> None:
+        writing.addErrback(
+            lambda failure: self.log.error(
+                "Start-up options were not stored: {reason}", reason=failure.getErrorMessage()
+            )
+        )
+
+    def http_port(self) -> int:
+        """The TCP port of the pages; ``--http tcp:0`` lets the system choose it."""
+        return int(self.web.ports[0].getHost().port)  # type: ignore[attr-defined]
+
+    def _greet(self, urls: list[str]) -> None:
+        self.log.info(
+            "m32net {version} with {source}: {urls}",
+            version=__version__,
+            source=self.source.name,
+            urls=" ".join(urls),
+        )
+        lines = [
+            qr_terminal(urls[0]),
+            f"  Musicians:  {'  '.join(urls)}",
+            f"  Engineer:   {urls[0]}admin",
+            f"  Listen:     m32net listen {urls[0]}",
+        ]
+        if self.config.mdns:
+            port = self.http_port()
+            lines.insert(2, f"  By name:    http://{self.config.name}.local:{port}/")
+        print("\n".join(lines), file=sys.__stdout__, flush=True)
+
+    @defer.inlineCallbacks
+    def stopService(self) -> Any:
+        """Refuse new connections, tell everybody, stop sending, then close what is left."""
+        told = self.streaming.tell_all(
+            "server_shutdown", "maintenance", {"reconnect_after": RECONNECT_AFTER_S}
+        )
+        self.log.info("Stopping; {told} listeners were told", told=told)
+        yield self.control.close_all(reason="maintenance")
+        yield super().stopService()  # type: ignore[no-untyped-call]
+
+    # -- what rooms tell each other --------------------------------------------------------
+
+    def _settings_changed(self, change: SettingsChange) -> None:
+        match change:
+            case AudioConfigChanged(new=new, reason=reason):
+                fields = {"new_sample_rate": new.sample_rate}
+                self._reoffer(reason or "the audio format was changed", fields)
+            case ChannelsChanged(mapping_changed=True):
+                self._reoffer("the channels that are sent were changed", {})
+            case ServerSettingsChanged(new=new):
+                self.streaming.change_limits(
+                    max_listeners=new.max_listeners, heartbeat_timeout_s=new.heartbeat_timeout_s
+                )
+                self.control.change_heartbeat_timeout(new.heartbeat_timeout_s)
+                self.streaming.transmission.set_dscp(new.dscp)
+
+    def _set_demand(self, demand: Mapping[Profile, frozenset[int]]) -> None:
+        self.audio.set_demand(demand)
+
+    def _reoffer(self, reason: str, fields: Mapping[str, Any]) -> None:
+        self.streaming.change_offer(self._offer(self.settings.audio_config), reason, fields)
+
+    def _audio_event(self, event: audio_events.AudioEvent) -> None:
+        """Say it in the log and keep it for the engineer (STR-2, STR-11)."""
+        kind = type(event).__name__
+        details = {name: str(value) for name, value in asdict(event).items() if name != "trace"}
+        words = ", ".join(f"{name} {value}" for name, value in details.items())
+        self.log.warn("Audio: {kind}: {words}", kind=kind, words=words, **details)
+        self.settings.note_event(kind, words, details)
+
+    def _audio_health(self) -> Health:
+        status = self.audio.status()
+        details = asdict(status)
+        if status.state == "lost":
+            return Health(
+                "unhealthy", (f"no audio from {status.source}: {status.reason}",), details
+            )
+        return Health("healthy", (), details)
+
+    def _audio_figures(self) -> Mapping[str, float]:
+        status = self.audio.status()
+        return {
+            "capture_overruns_total": status.overruns,
+            "capture_samples_lost_total": status.samples_lost,
+            "frames_encoded_total": status.frames_encoded,
+            "frames_late_total": status.late,
+            "frames_dropped_total": status.dropped,
+            "encode_seconds": status.encode_us / 1e6,
+            "encoders_active": status.encoders_active,
+        }
+
+
+def _given(config: ServerConfig, names: tuple[str, ...]) -> dict[str, Any]:
+    """The options of these names that were given."""
+    values = {name: getattr(config, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _on_interface(endpoint: str, interface: str | None) -> str:
+    """The endpoint description, kept on one address unless it names one itself."""
+    if interface and endpoint.startswith(("tcp:", "ssl:")) and ":interface=" not in endpoint:
+        return f"{endpoint}:interface={interface}"
+    return endpoint
+
+
+def _where(config: ServerConfig) -> str:
+    return f" on {config.interface}" if config.interface else ""
