@@ -110,10 +110,11 @@ def measure(profile: Profile, listeners: int, rounds: int) -> dict[str, float]:
     first = fanout.send(frames[0])
     assert first == (listeners, listeners * len(groups), first.octets, 0), first
     flock = fanout._flocks[profile]
-    sizes = (flock._headers.lengths[: len(groups)] + 0).tolist()
+    sizes = [12] * len(groups)
     payloads = flock._table.part_lengths[1 : 2 * len(groups) : 2].tolist()
     gather = Bare(sock, flock._table)
-    flat = Bare(sock, flat_table(listeners, (host, port), [a + b for a, b in zip(sizes, payloads)]))
+    totals = [a + b for a, b in zip(sizes, payloads, strict=True)]
+    flat = Bare(sock, flat_table(listeners, (host, port), totals))
     contenders = {"fanout": fanout.send, "gather": gather.send, "flat": flat.send}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
@@ -121,7 +122,9 @@ def measure(profile: Profile, listeners: int, rounds: int) -> dict[str, float]:
             times[name].append(cpu(send, frames))
     frame_ns = {name: statistics.median(values) for name, values in times.items()}
     ratios = {
-        f"ratio_{name}": statistics.median(a / b for a, b in zip(times["fanout"], times[name]))
+        f"ratio_{name}": statistics.median(
+            a / b for a, b in zip(times["fanout"], times[name], strict=True)
+        )
         for name in ("gather", "flat")
     }
     packets = listeners * len(groups)

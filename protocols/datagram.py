@@ -41,6 +41,8 @@ SO_TIMESTAMPNS: Final = 35
 SO_SNDBUFFORCE: Final = 32
 SO_RCVBUFFORCE: Final = 33
 
+GIVE_UP_AFTER: Final = 64
+"""Destinations that fail in a row until the rest of a table is dropped: no route at all."""
 HOLD_LOCK_BELOW: Final = 48
 """Messages up to which a send keeps the interpreter lock.  Giving it up costs a short call more
 than it is worth: whoever takes it may keep it for a switch interval of 5 ms.  A long call gives
@@ -126,72 +128,82 @@ def local_address_towards(host: str) -> str:
 
 
 class BatchSender:
-    """Sends tables through one socket, without ever blocking."""
+    """Sends tables through one socket, without ever blocking.
 
-    def __init__(self, sock: socket.socket, method: SendMethod) -> None:
+    :param sendmmsg: instead of libc's: ``(fd, address, count, flags)``, sets ``errno``.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        method: SendMethod,
+        sendmmsg: Callable[[int, int, int, int], int] | None = None,
+    ) -> None:
         self.method = method
         self._sock = sock
-        self._fd = sock.fileno()
-        if method is not SendMethod.SENDTO:
-            self._long = libc_function("sendmmsg", hold_lock=False)
+        self._short: Callable[[int, int, int, int], int] = self._one_by_one
+        self._long: Callable[[int, int, int, int], int] = self._one_by_one
+        if sendmmsg is not None:
+            self._short = self._long = sendmmsg
+        elif method is not SendMethod.SENDTO:
             self._short = libc_function("sendmmsg", hold_lock=True)
+            self._long = libc_function("sendmmsg", hold_lock=False)
+        self._table: SendTable
 
     def send(self, table: SendTable) -> list[SendFailure]:
         """Send every message of the table once.
 
-        A destination that fails is skipped.  When the socket's buffer is full the rest is
-        dropped, and the next send begins there, so that it is not always the same who lose.
+        A destination that fails is skipped.  When the socket's buffer is full, or nothing but
+        failures come, the rest is dropped (EAGAIN) and the next send begins there, so that it is
+        not always the same who lose.
 
         :returns: what did not go out; empty as a rule.
         """
         failures: list[SendFailure] = []
-        if start := table.next_start:
-            table.next_start = 0
-            if self._range(table, start, table.count, failures):
-                self._range(table, 0, start, failures)
-            else:
-                failures += [SendFailure(k, errno.EAGAIN) for k in range(start)]
+        self._table = table
+        start = table.next_start
+        table.next_start = 0
+        if self._range(start, table.count, failures):
+            self._range(0, start, failures)
         else:
-            self._range(table, 0, table.count, failures)
+            failures += [SendFailure(k, errno.EAGAIN) for k in range(start)]
         return failures
 
-    def _range(self, table: SendTable, at: int, end: int, failures: list[SendFailure]) -> bool:
-        """Send messages ``at`` to ``end``; False when the buffer was full before the end."""
-        if self.method is SendMethod.SENDTO:
-            return self._one_by_one(table, at, end, failures)
+    def _range(self, at: int, end: int, failures: list[SendFailure]) -> bool:
+        """Send messages ``at`` to ``end``; False when it gave up before the end."""
+        fd = self._sock.fileno()
+        table = self._table
+        refused = 0
         while at < end:
             batch = min(end - at, MAX_BATCH)
             call = self._short if batch <= HOLD_LOCK_BELOW else self._long
-            sent = call(self._fd, table.address + at * MMSGHDR.itemsize, batch, socket.MSG_DONTWAIT)
+            sent = call(fd, table.address + at * MMSGHDR.itemsize, batch, socket.MSG_DONTWAIT)
             if sent > 0:
                 at += sent
+                refused = 0
                 continue
             error = ctypes.get_errno()
             if error == errno.EINTR:
                 continue
-            if not _note(table, at, end, error, failures):
-                return False
+            failures.append(SendFailure(at, error))
             at += 1
+            refused += 1
+            if error == errno.EAGAIN or refused >= GIVE_UP_AFTER:
+                failures += [SendFailure(k, errno.EAGAIN) for k in range(at, end)]
+                table.next_start = at - 1 if error == errno.EAGAIN else at % table.count
+                return False
         return True
 
-    def _one_by_one(self, table: SendTable, at: int, end: int, failures: list[SendFailure]) -> bool:
-        for message in range(at, end):
+    def _one_by_one(self, _fd: int, address: int, count: int, _flags: int) -> int:
+        """What ``sendmmsg`` does, with one ``sendto`` for each message."""
+        first = (address - self._table.address) // MMSGHDR.itemsize
+        for message in range(first, first + count):
             try:
-                self._sock.sendto(*table.datagram(message))
+                self._sock.sendto(*self._table.datagram(message))
             except OSError as error:
-                if not _note(table, message, end, error.errno or errno.EIO, failures):
-                    return False
-        return True
-
-
-def _note(table: SendTable, at: int, end: int, error: int, failures: list[SendFailure]) -> bool:
-    """Note a failure; False when it concerns all that follow too."""
-    if error not in (errno.EAGAIN, errno.EWOULDBLOCK):
-        failures.append(SendFailure(at, error))
-        return True
-    table.next_start = at
-    failures += [SendFailure(k, errno.EAGAIN) for k in range(at, end)]
-    return False
+                ctypes.set_errno(error.errno or errno.EIO)
+                return message - first or -1
+        return count
 
 
 def probe_send_method(sock: socket.socket) -> SendMethod:
@@ -253,7 +265,6 @@ class BatchReceiver:
         self.drained = True
         self.truncated = 0
         self._sock = sock
-        self._fd = sock.fileno()
         self._hosts: dict[bytes, Address] = {}
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -304,7 +315,9 @@ class BatchReceiver:
     def _receive_batch(self) -> Iterator[Datagram]:
         assert self._call is not None
         messages = self._messages
-        count = self._call(self._fd, messages.ctypes.data, self._batch, socket.MSG_DONTWAIT, None)
+        count = self._call(
+            self._sock.fileno(), messages.ctypes.data, self._batch, socket.MSG_DONTWAIT, None
+        )
         if count < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))

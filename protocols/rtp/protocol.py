@@ -49,6 +49,8 @@ class SocketReader:
         return self._socket.fileno()
 
     def doRead(self) -> None:
+        if self._socket.fileno() < 0:  # closed by whoever was called just before us
+            return
         try:
             self._ready()
         except Exception:
@@ -128,7 +130,7 @@ class RtcpServer:
             spent += max(1, len(datagrams))
             for data, address, arrival_ns in datagrams:
                 self._received(data, address, arrival_ns)
-            if self._receiver.drained:
+            if self._receiver.drained or self._socket.fileno() < 0:
                 return
         self.pauses += 1
         self._reactor.removeReader(self._reader)
@@ -242,6 +244,8 @@ class RtpReceiver:
                 self.malformed += 1
                 continue
             self._on_rtcp(compound, arrival_ns)
+            if self._rtcp is None:
+                return
 
     def _wanted(self, datagrams: list[Datagram]) -> list[Datagram]:
         only = self.only_from
