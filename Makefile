@@ -55,7 +55,7 @@ $(VENV)/bin/python:
 $(VENV)/run.done: setup.cfg constraints.txt | $(VENV)/bin/python
 	@tools/system-packages run
 	@echo "Setting up $(VENV) (once, about a minute) ..."
-	@$(PIP) setuptools wheel
+	@$(PIP) -U 'setuptools>=77' wheel
 	@$(PIP) --no-build-isolation -e . --config-settings editable_mode=compat
 	@touch $@
 
