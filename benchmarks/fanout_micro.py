@@ -109,10 +109,10 @@ def measure(profile: Profile, listeners: int, rounds: int) -> dict[str, float]:
     frames = frames_of(profile, max(20, 20_000 // listeners))
     first = fanout.send(frames[0])
     assert first == (listeners, listeners * len(groups), first.octets, 0), first
-    flock = fanout._flocks[profile]
+    audience = fanout._audiences[profile]
     sizes = [12] * len(groups)
-    payloads = flock._table.part_lengths[1 : 2 * len(groups) : 2].tolist()
-    gather = Bare(sock, flock._table)
+    payloads = audience._table.part_lengths[1 : 2 * len(groups) : 2].tolist()
+    gather = Bare(sock, audience._table)
     totals = [a + b for a, b in zip(sizes, payloads, strict=True)]
     flat = Bare(sock, flat_table(listeners, (host, port), totals))
     contenders = {"fanout": fanout.send, "gather": gather.send, "flat": flat.send}

@@ -87,7 +87,7 @@ class OpusBundles:
         That is an encoder's setting, the same in every frame, so it is checked in the first.
         """
         if not self._checked:
-            if (payload[np.unique(self._rows % len(payload)), 0] & 3).any():
+            if (payload[self._rows % len(payload), 0] & 3).any():
                 raise LocalProtocolError("only Opus packets of one frame can be bundled")
             self._checked = True
         self._framed_toc[:] = payload[:, 0]
