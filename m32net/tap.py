@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -110,9 +111,26 @@ def makeService(options: Options) -> Server:
     from twisted.internet import reactor  # noqa: PLC0415
 
     try:
-        return Server(reactor, options.server_config(os.environ))
+        server = Server(reactor, options.server_config(os.environ))
     except (ConfigError, StoreError, SourceError) as reason:
         _fail(str(reason))
+    reactor.callWhenRunning(_stop_on_signals, reactor)  # type: ignore[attr-defined]
+    return server
+
+
+def _stop_on_signals(reactor: Any) -> None:
+    """SIGTERM and SIGINT stop in order, with exit status 0; a second one ends at once (CON-50).
+
+    Twisted's own handlers would make twistd end by the signal after the orderly stop.
+    """
+
+    def stop(_number: int, _frame: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        reactor.callFromThread(reactor.stop)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
 
 def _fail(reason: str) -> NoReturn:
