@@ -1,0 +1,227 @@
+"""Who may change settings: passwords, sessions and the limit on attempts (STR-9, CON-31).
+
+Passwords are argon2id hashes, computed in a thread; sessions are in memory only, 32 random bytes
+each, kept as digests, good for an hour after their last use.  There is no default password: the
+first run makes one up.  Nothing here knows of HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from m32net.interfaces import RefusedError
+from m32net.settings import IUsers
+
+ADMIN: Final = "admin"
+SESSION_S: Final = 3600.0
+MAX_SESSIONS: Final = 100
+ATTEMPTS: Final = 10
+"""Log-ins one address may try in :data:`ATTEMPTS_PERIOD_S`."""
+ATTEMPTS_PERIOD_S: Final = 60.0
+MAX_ADDRESSES: Final = 4096
+MAX_WAITING: Final = 20
+"""Log-ins that may wait for their hash; each takes a thread for some 20 ms and 19 MiB."""
+MIN_PASSWORD: Final = 8
+MAX_PASSWORD: Final = 1024
+
+_ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
+"""No 0/o, 1/l/i: it is read off a terminal and typed on a phone."""
+
+
+def new_password() -> str:
+    """Three groups of four, such as ``k7fm-wq3x-zd9p``: 59 random bits."""
+    groups = ("".join(secrets.choice(_ALPHABET) for _ in range(4)) for _ in range(3))
+    return "-".join(groups)
+
+
+def default_hasher() -> PasswordHasher:
+    """OWASP's argon2id parameters, one lane: a log-in must not take the cores audio needs."""
+    return PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """:ivar token: the secret that proves it, URL-safe text."""
+
+    token: str
+    user: str
+    expires_s: float
+
+
+class AttemptLimit:
+    """A bucket of attempts per address, refilled evenly.
+
+    :param attempts: the bucket's size, and how many drip in per ``period_s``.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, attempts: int = ATTEMPTS, period_s: float = ATTEMPTS_PERIOD_S
+    ) -> None:
+        self._clock = clock
+        self._attempts = attempts
+        self._rate = attempts / period_s
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, address: str) -> float:
+        """Use one attempt; returns 0, or the seconds until the next one is due."""
+        now = self._clock.seconds()
+        left, since = self._buckets.pop(address, (float(self._attempts), now))
+        left = min(self._attempts, left + (now - since) * self._rate)
+        wait = 0.0 if left >= 1 else (1 - left) / self._rate
+        self._buckets[address] = (left if wait else left - 1, now)
+        while len(self._buckets) > MAX_ADDRESSES:
+            self._buckets.popitem(last=False)
+        return wait
+
+    def forgive(self, address: str) -> None:
+        """Forget the attempts of an address that has proven itself."""
+        self._buckets.pop(address, None)
+
+
+class Auth:
+    """Log-ins and their sessions.
+
+    :param users: where the hashes are.
+    :param clock: ages sessions and attempts.
+    :param in_thread: runs a blocking callable elsewhere and gives a Deferred of its result.
+    :ivar refused: log-ins refused, by reason, since the start.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        users: IUsers,
+        clock: IReactorTime,
+        *,
+        in_thread: Callable[..., Deferred[Any]] = deferToThread,
+        hasher: PasswordHasher | None = None,
+    ) -> None:
+        self._users = users
+        self._clock = clock
+        self._in_thread = in_thread
+        self._hasher = hasher or default_hasher()
+        self._limit = AttemptLimit(clock)
+        self._one_by_one = DeferredSemaphore(1)
+        self._sessions: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+        self._nobody = self._hasher.hash(secrets.token_urlsafe(32))
+        self.refused = {"wrong_password": 0, "too_many_attempts": 0, "busy": 0}
+
+    # -- users -------------------------------------------------------------------------------------
+
+    def first_run(self) -> str | None:
+        """Create the user ``admin`` if there is no user yet; blocks, for start-up.
+
+        :returns: the password made up for it, saved already, to be shown once; None later.
+        :raises RefusedError: it could not be saved.
+        """
+        if self._users.has_users():
+            return None
+        return self.reset_password()
+
+    def reset_password(self, user: str = ADMIN) -> str:
+        """Give ``user`` a made-up password, which is returned; blocks, for the command line."""
+        password = new_password()
+        self._users.save_password_now(user, self._hasher.hash(password))
+        return password
+
+    async def change_password(self, user: str, old: str, new: str, host: str, token: str) -> None:
+        """Replace a password; all sessions but the one of ``token`` end.
+
+        :raises RefusedError: 401 for a wrong old password, 400 for a bad new one, 429.
+        """
+        if not MIN_PASSWORD <= len(new) <= MAX_PASSWORD:
+            raise RefusedError(
+                "bad_password", f"password: needs {MIN_PASSWORD} to {MAX_PASSWORD} characters"
+            )
+        await self._prove(user, old, host)
+        hashed = await self._in_thread(self._hasher.hash, new)
+        await self._users.save_password(user, hashed)
+        mine = _digest(token)
+        for digest in [one for one in self._sessions if one != mine]:
+            del self._sessions[digest]
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    async def login(self, user: str, password: str, host: str) -> Session:
+        """Open a session.
+
+        :raises RefusedError: 401 for a wrong name or password, 429 after too many attempts.
+        """
+        await self._prove(user, password, host)
+        token = secrets.token_urlsafe(32)
+        self._sessions[_digest(token)] = (user, self._clock.seconds() + SESSION_S)
+        self._forget_old()
+        self._log.info("web: {user} logged in from {host}", user=user, host=host)
+        return Session(token, user, SESSION_S)
+
+    async def _prove(self, user: str, password: str, host: str) -> None:
+        wait = self._limit.take(host)
+        if wait:
+            self.refused["too_many_attempts"] += 1
+            raise RefusedError(
+                "too_many_attempts", f"too many attempts; try again in {wait:.0f} s", 429
+            )
+        if len(self._one_by_one.waiting) >= MAX_WAITING:
+            self.refused["busy"] += 1
+            raise RefusedError("busy", "too many log-ins at the same time; try again", 429)
+        stored = await self._users.password_hash(user)
+        # An unknown user costs as much time as a known one, so names can't be told apart.
+        right = await self._one_by_one.run(
+            self._in_thread, self._matches, stored or self._nobody, password
+        )
+        if stored is None or not right:
+            self.refused["wrong_password"] += 1
+            self._log.warn("web: wrong password for {user!r} from {host}", user=user, host=host)
+            raise RefusedError("wrong_password", "wrong user or password", 401)
+        self._limit.forgive(host)
+
+    def _matches(self, stored: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(stored, password)
+        except (VerificationError, InvalidHashError):
+            return False
+
+    def user_of(self, token: str | None) -> str | None:
+        """Whose session it is, which lives an hour more by this; None if it is nobody's."""
+        if not token or len(token) > MAX_PASSWORD:
+            return None
+        # Looked up by digest: how long that takes tells nothing about the token.
+        digest = _digest(token)
+        user, expires = self._sessions.get(digest, ("", 0.0))
+        now = self._clock.seconds()
+        if not user or expires <= now:
+            self._sessions.pop(digest, None)
+            return None
+        self._sessions[digest] = (user, now + SESSION_S)
+        self._sessions.move_to_end(digest)
+        return user
+
+    def logout(self, token: str | None) -> None:
+        """Revoke a session; an unknown token is no error."""
+        if token:
+            self._sessions.pop(_digest(token), None)
+
+    def _forget_old(self) -> None:
+        now = self._clock.seconds()
+        while self._sessions:
+            digest, (_, expires) = next(iter(self._sessions.items()))
+            if expires > now and len(self._sessions) <= MAX_SESSIONS:
+                break
+            del self._sessions[digest]
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,50 @@
+// What both pages use: fetching JSON with readable errors, and small helpers for the document.
+
+export class RequestError extends Error {
+  constructor(status, code, message) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+export async function call(method, path, body) {
+  let response;
+  try {
+    response = await fetch(path, {
+      method,
+      headers: body === undefined ? {} : { "Content-Type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch {
+    throw new RequestError(0, "offline", "the server does not answer");
+  }
+  const answer = await response.json();
+  if (answer.error) throw new RequestError(response.status, answer.error.code, answer.error.message);
+  return answer;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+export function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+export const inOrder = (channels) =>
+  [...channels].sort((a, b) => a.order - b.order || a.id - b.id);
+
+export function describe(format) {
+  const codec = format.codec === "opus" ? "Opus" : format.codec;
+  const rate = (format.bitrate_in_force ?? format.bitrate) / 1000;
+  return `${codec}, ${format.sample_rate / 1000} kHz, ${format.frame_ms} ms, ${rate} kbit/s a channel`;
+}
+
+// Calls `work` now and every `seconds`, but only while the page is seen.
+export function repeat(seconds, work) {
+  const run = () => { if (!document.hidden) work(); };
+  document.addEventListener("visibilitychange", run);
+  setInterval(run, seconds * 1000);
+  work();
+}

@@ -1,0 +1,311 @@
+"""CON-2: the site's bounds on connections and bodies, on the wire; listening and stopping."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from autobahn.twisted.resource import WebSocketResource
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from twisted.internet import defer, reactor
+from twisted.internet.address import IPv4Address
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial import unittest
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from m32net.web import service
+from m32net.web.answers import MAX_BODY
+from m32net.web.service import BoundedConnections, BoundedSite, WebError, WebService
+from tests.m32net.web.case import WebCase
+
+
+class Echo(Resource):
+    """Answers with the length of the body."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> bytes:
+        assert request.content is not None
+        return b"%d" % len(request.content.read())
+
+
+class Line:
+    """One connection to the site, in memory."""
+
+    def __init__(self, factory: BoundedConnections) -> None:
+        self.transport = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.5", 4000))
+        self.protocol = factory.buildProtocol(self.transport.getPeer())
+        if self.protocol is not None:
+            self.protocol.makeConnection(self.transport)
+
+    def send(self, data: bytes) -> bytes:
+        """What the server says to this."""
+        self.transport.clear()
+        self.protocol.dataReceived(data)
+        return self.transport.value()
+
+    @property
+    def closing(self) -> bool:
+        return self.transport.disconnecting
+
+    def lose(self) -> None:
+        self.protocol.connectionLost(None)
+
+
+def error_of(answer: bytes) -> tuple[bytes, dict[str, str]]:
+    """The status line and the error of a raw answer."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head.splitlines()[0], json.loads(body)["error"]
+
+
+class SiteCase(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.factory = BoundedConnections(BoundedSite(Echo(), self.clock), self.clock, 3)
+        self.lines: list[Line] = []
+        self.addCleanup(lambda: [line.lose() for line in self.lines])
+
+    def line(self) -> Line:
+        line = Line(self.factory)
+        if line.protocol is not None:
+            self.lines.append(line)
+        return line
+
+
+class Bodies(SiteCase):
+    def head(self, *headers: bytes) -> bytes:
+        return b"\r\n".join([b"POST / HTTP/1.1", b"Host: x", *headers, b"", b""])
+
+    def test_as_large_as_allowed(self) -> None:
+        line = self.line()
+        line.send(self.head(b"Content-Length: %d" % MAX_BODY))
+        self.assertIn(b"%d" % MAX_BODY, line.send(b"x" * MAX_BODY))
+        self.assertFalse(line.closing)
+
+    def test_announced_too_large(self) -> None:
+        """Refused at once, before the body comes; closed when it has come."""
+        line = self.line()
+        answer = line.send(self.head(b"Content-Length: %d" % (MAX_BODY + 1)))
+        status, error = error_of(answer)
+        self.assertEqual(status, b"HTTP/1.1 413 Request Entity Too Large")
+        self.assertEqual(error["code"], "too_large")
+        self.assertEqual(line.send(b"x" * (MAX_BODY + 1)), b"")
+        self.assertTrue(line.closing)
+
+    def test_chunks_that_grow_too_large(self) -> None:
+        line = self.line()
+        line.send(self.head(b"Transfer-Encoding: chunked"))
+        chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+        answers = b"".join(line.send(chunk) for _ in range(20))
+        self.assertEqual(answers.count(b"HTTP/1.1 413"), 1)
+        line.send(b"0\r\n\r\n")
+        self.assertTrue(line.closing)
+
+    def test_without_end(self) -> None:
+        """Somebody who goes on sending is cut off."""
+        line = self.line()
+        line.send(self.head(b"Transfer-Encoding: chunked"))
+        chunk = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
+        sent = 0
+        while not line.closing:
+            line.send(chunk)
+            sent += 1
+        self.assertLessEqual(sent, 11)
+
+    def test_expecting_to_continue(self) -> None:
+        """curl asks first; it hears 413 and nothing after it."""
+        line = self.line()
+        length = b"Content-Length: %d" % (MAX_BODY + 1)
+        answer = line.send(self.head(length, b"Expect: 100-continue"))
+        self.assertIn(b"413", answer)
+        self.assertNotIn(b"100 Continue", answer)
+
+
+class Connections(SiteCase):
+    GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    def test_bounded(self) -> None:
+        """The next one is told why, closed and counted; a place that gets free is used."""
+        lines = [self.line() for _ in range(3)]
+        extra = self.line()
+        status, error = error_of(extra.send(self.GET))
+        self.assertEqual(status, b"HTTP/1.1 503 Service Unavailable")
+        self.assertEqual(error["code"], "too_many_connections")
+        self.assertTrue(extra.closing)
+        self.assertEqual((self.factory.accepted, self.factory.refused), (3, 1))
+        self.lines.remove(lines[0])
+        lines[0].lose()
+        self.assertIn(b"200 OK", self.line().send(self.GET))
+
+    def test_refused_and_silent(self) -> None:
+        for _ in range(3):
+            self.line()
+        extra = self.line()
+        self.clock.advance(service.REFUSAL_S)
+        self.assertTrue(extra.closing)
+
+    def test_refusals_are_bounded_too(self) -> None:
+        self.patch(service, "MAX_REFUSALS", 2)
+        for _ in range(5):
+            self.line()
+        self.assertIsNone(self.line().protocol)
+        self.assertEqual(self.factory.refused, 3)
+
+    def test_idle(self) -> None:
+        line = self.line()
+        line.send(self.GET)
+        self.clock.advance(service.IDLE_S + 1)
+        self.assertTrue(line.closing)
+
+    def test_close_all(self) -> None:
+        lines = [self.line() for _ in range(3)]
+        self.factory.close_all()
+        self.assertTrue(all(line.closing for line in lines))
+
+
+class Wire(WebCase):
+    """Requests no HTTP library would send, against the real routes."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.factory = BoundedConnections(BoundedSite(self.root, self.clock), self.clock, 10**6)
+
+    def answer(self, method: bytes, path: bytes, host: bytes) -> bytes:
+        line = Line(self.factory)
+        head = b"%b %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (method, path, host)
+        answer = line.send(head)
+        line.lose()
+        return answer
+
+    def test_methods_and_hosts(self) -> None:
+        for method, path, host, status in (
+            (b"GET", b"/audio-meta", b"x", b"200"),
+            (b"G\xc3\xa4T", b"/audio-meta", b"x", b"400"),
+            (b"G\xffT", b"/audio-meta", b"x", b"400"),
+            (b"GET", b"/audio-meta", b"\xff", b"400"),
+            (b"GET", b"/audio-meta", b"b\xc3\xbchne.local", b"400"),
+            (b"GET", b"/audio-meta", b"x" * 300, b"400"),
+            (b"GET", b"/audio-meta", b"..", b"400"),
+            (b"GET", b"/audio-meta", b"", b"200"),
+            (b"GET", b"/\xff", b"x", b"400"),
+            (b"BREW", b"/audio-meta", b"x", b"405"),
+        ):
+            line = self.answer(method, path, host).partition(b"\r\n")[0]
+            self.assertIn(status, line, (method, path, host))
+
+    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        st.binary(min_size=1, max_size=8),
+        st.binary(min_size=1, max_size=20),
+        st.binary(max_size=10),
+    )
+    @example(b"GET", b"*", b"x")
+    @example(b"GET", b"http://[", b"x")
+    @example(b"CONNECT", b"x:1", b"")
+    def test_anything(self, method: bytes, path: bytes, host: bytes) -> None:
+        answer = self.answer(method, path, host)
+        self.assertNotIn(b" 500 ", answer.partition(b"\r\n")[0])
+        self.assertNotIn(b"Traceback", answer)
+
+
+class Reading(Protocol):
+    """Sends, and gathers until the other end closes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.received = b""
+        self.lost: defer.Deferred[bytes] = defer.Deferred()
+        self.enough: defer.Deferred[None] = defer.Deferred()
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(self.data)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+        if not self.enough.called:
+            self.enough.callback(None)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.lost.callback(self.received)
+
+
+class Real(unittest.TestCase):
+    """On 127.0.0.1, with the real reactor."""
+
+    def start(self, root: Resource, **options: Any) -> WebService:
+        web = WebService(reactor, root, ["tcp:0:interface=127.0.0.1"], **options)
+        web.startService()
+        self.addCleanup(web.stopService)
+        return web
+
+    def connect(self, web: WebService, data: bytes) -> Any:
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", web.ports[0].getHost().port)
+        return connectProtocol(endpoint, Reading(data))
+
+    @defer.inlineCallbacks
+    def test_serves_and_stops(self) -> Any:
+        web = self.start(Echo())
+        client = yield self.connect(web, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        yield client.enough
+        self.assertIn(b"200 OK", client.received)
+        self.assertEqual(web.counters()["http_connections"], 1)
+        yield web.stopService()
+        yield client.lost
+        self.assertEqual(web.ports, [])
+
+    @defer.inlineCallbacks
+    def test_websocket_counts_until_it_is_closed(self) -> Any:
+        """CON-2: a WebSocket that took over its connection still holds its place."""
+        factory = WebSocketServerFactory()
+        factory.protocol = WebSocketServerProtocol
+        root = Resource()
+        root.putChild(b"ws", WebSocketResource(factory))
+        web = self.start(root, max_connections=1)
+        handshake = (
+            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        socket = yield self.connect(web, handshake)
+        yield socket.enough
+        self.assertIn(b"101 Switching Protocols", socket.received)
+        refused = yield self.connect(web, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertIn(b"503", (yield refused.lost))
+        socket.transport.loseConnection()
+        yield socket.lost
+        while web.counters()["http_connections"]:
+            yield defer.ensureDeferred(a_turn())
+        again = yield self.connect(web, b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+        yield again.enough
+        self.assertIn(b"404", again.received)
+        again.transport.loseConnection()
+        yield again.lost
+
+    def test_port_taken(self) -> None:
+        """One line that says what, why and what to do."""
+        web = self.start(Echo())
+        taken = web.ports[0].getHost().port
+        other = WebService(reactor, Echo(), [f"tcp:{taken}:interface=127.0.0.1"])
+        error = str(self.assertRaises(WebError, other.startService))
+        self.assertEqual(len(error.splitlines()), 1)
+        for words in (f"127.0.0.1:{taken}", "in use", "--http"):
+            self.assertIn(words, error)
+
+    def test_no_endpoint(self) -> None:
+        for text in ("nonsense:1", "tcp:", "tcp:x", ""):
+            web = WebService(reactor, Echo(), [text])
+            error = str(self.assertRaises(WebError, web.startService))
+            self.assertIn(repr(text), error)
+
+
+async def a_turn() -> None:
+    """One turn of the reactor."""
+    turn: defer.Deferred[None] = defer.Deferred()
+    reactor.callLater(0, turn.callback, None)  # type: ignore[attr-defined]
+    await turn
