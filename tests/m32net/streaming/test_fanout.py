@@ -6,6 +6,7 @@ import errno
 import random
 import socket
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ L24 = Profile("L24", 48_000, 5_000)
 L24_441 = Profile("L24", 44_100, 5_000)
 OFFSET = 0xFFFF_FF00
 NOW_NS = 1_800_000_000_123_456_789
+GOLDEN = Path(__file__).parents[2] / "golden" / "rtp"
 MAPPED = tuple(range(1, 33))
 
 
@@ -97,6 +99,7 @@ class Wire:
         self.packets: dict[int, list[RtpPacket]] = defaultdict(list)
         self.messages: list[tuple[int, list[int]]] = []
         self.errors: dict[int, int] = {}
+        self.raw: list[bytes] = []
 
     def send(self, table: SendTable) -> list[SendFailure]:
         failures = []
@@ -113,6 +116,7 @@ class Wire:
             assert len(data) <= MAX_MESSAGE_BYTES
             self.messages.append((port, [len(part) for part in parts]))
             self.packets[port] += [parse(part) for part in parts]
+            self.raw.append(data)
         return failures
 
     def take(self, port: int = 6000) -> list[RtpPacket]:
@@ -185,6 +189,12 @@ class MediaTests(FanoutCase):
             self.fanout.send(frame_of(OPUS, 1))
         self.assertEqual(self.wire.messages[-1], (6000, [987, 987]))
         self.assertEqual(self.wire.messages[0], (6000, [1003, 1003]))
+
+    def test_golden(self) -> None:
+        group = Group(0x01020304, 97, 6000, (2, 1), 0xABCD)
+        self.fanout.add("a", OPUS, StreamSpec("127.0.0.1", (group,)))
+        self.fanout.send(frame_of(OPUS, 7))
+        self.assertEqual(self.wire.raw, [(GOLDEN / "packet-fanout-first.bin").read_bytes()])
 
     def test_test_source_values(self) -> None:
         """STR-3: channel n's samples are n (L16) or n << 8 (L24)."""
