@@ -73,6 +73,7 @@ class WiresharkTests(SynchronousTestCase):
                 command, capture_output=True, text=True, timeout=60, check=False
             )
         lines = [line.split("\t") for line in result.stdout.splitlines()]
+        elements = ["0xbede", "1,2", "edc7e40080000000,01"]
         self.assertEqual(
             lines,
             [
