@@ -74,23 +74,9 @@ class WiresharkTests(SynchronousTestCase):
             )
         lines = [line.split("\t") for line in result.stdout.splitlines()]
         elements = ["0xbede", "1,2", "edc7e40080000000,01"]
-        self.assertEqual(
-            lines,
-            [
-                [
-                    "97",
-                    "1",
-                    "0",
-                    "0x00000001",
-                    "0xbede",
-                    "1,2",
-                    "edc7e40080000000,01",
-                    "f802aabbf8ccdd",
-                ],
-                ["96", "4660", "240", "0x12345678", "", "", "", "000100000200"],
-            ],
-            result.stderr,
-        )
+        first = ["97", "1", "0", "0x00000001", *elements, "f802aabbf8ccdd"]
+        second = ["96", "4660", "240", "0x12345678", "", "", "", "000100000200"]
+        self.assertEqual(lines, [first, second], result.stderr)
 
 
 class PeerCase(SynchronousTestCase):
