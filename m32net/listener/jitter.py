@@ -180,6 +180,10 @@ class JitterBuffer:
         newest = max(self._frames)
         return (newest + self._frames[newest].duration - self._expected) * 1000 / self.clock_rate
 
+    def timestamp_of(self, moment: int) -> int:
+        """RTP time stamp of a moment of a slot."""
+        return (moment - self._offset) & 0xFFFF_FFFF
+
     # -- packets in
 
     def push(self, packet: Packet) -> None:

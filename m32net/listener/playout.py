@@ -88,6 +88,14 @@ class Playout:
             length = min(longest, slot.end - start)
             yield Piece(start, self._concealer.silence(length, self._dtype))
 
+    def stretch(self, samples: int) -> Block:
+        """More of what was last, without media time passing: for an output about to run dry.
+
+        :returns: shape ``(samples, channels)``; what is rendered next is joined to it.
+        """
+        block = np.zeros((samples, len(self.plan.channels)), self._dtype)
+        return self._concealer.repair(block, np.ones(block.shape[1], bool))
+
     def _sound(self, slot: Slot) -> Block:
         block = np.empty((slot.duration, len(self.plan.channels)), self._dtype)
         lost: npt.NDArray[np.bool_] | None = None

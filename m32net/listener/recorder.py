@@ -21,6 +21,7 @@ _UPDATE_HEADER: Final = 0x1060  # SFC_UPDATE_HEADER_NOW
 _WRITE_S: Final = 0.1
 _HEADER_S: Final = 1.0
 MAX_PARTS: Final = 999
+MAX_PAD_S: Final = 3600.0
 
 Block = npt.NDArray[Any]
 
@@ -105,6 +106,19 @@ class Recorder:
         self._held += len(block)
         if self._held >= _WRITE_S * self._format.rate:
             self._write_out()
+
+    def pad(self, seconds: float) -> None:
+        """Append silence, so that the recording stays in time over a break.
+
+        :raises RecordingError: as :meth:`write`.
+        """
+        if self._format is None:
+            return
+        left = round(min(max(seconds, 0.0), MAX_PAD_S) * self._format.rate)
+        while left:
+            block = np.zeros((min(left, self._format.rate), self._format.tracks), np.int32)
+            self.write(block)
+            left -= len(block)
 
     def close(self) -> None:
         """Write what is left and finish the header.

@@ -1,0 +1,223 @@
+"""The sound card: a stereo ring between the reactor and PortAudio's callback, and drift control.
+
+PortAudio calls from its own thread; the ring has one writer and one reader, each with an index
+only it changes, so there is no lock.  The server's clock and the sound card's are never equal:
+the ring's level steers a resampler by at most +-0.5 % (STR-28), so it neither runs full nor dry.
+Should it run dry all the same, the sound fades out and in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+APT_COMMAND: Final = "sudo apt-get install libportaudio2"
+MAX_CORRECTION: Final = 0.005
+RING_S: Final = 1.0
+FADE_S: Final = 0.0025
+_SETTLE_S: Final = 1.0  # time constant of the level's mean
+_PROPORTIONAL: Final = 0.3  # correction per second of wrong level: 10 ms too much is 0.3 %
+_INTEGRAL: Final = 0.02
+
+Stereo = npt.NDArray[np.float32]
+
+
+class PlaybackError(Exception):
+    """There is no sound card to play to: one line saying what is wrong and what to do."""
+
+
+class StereoRing:
+    """A ring of stereo samples for one writer and one reader on different threads.
+
+    :param capacity: samples it holds.
+    :ivar dropped: samples that found no room.
+    :ivar missing: samples of silence the reader had to put in.
+    :ivar underruns: times it ran dry.
+    """
+
+    def __init__(self, capacity: int, rate: int) -> None:
+        self._samples = np.zeros((capacity, 2), np.float32)
+        self._capacity = capacity
+        self._written = 0  # changed by the writer only
+        self._read = 0  # changed by the reader only
+        self._fade = np.linspace(0.0, 1.0, max(2, round(FADE_S * rate)), dtype=np.float32)[:, None]
+        self._last = np.zeros(2, np.float32)
+        self._dry = True
+        self.dropped = 0
+        self.missing = 0
+        self.underruns = 0
+
+    def __len__(self) -> int:
+        return self._written - self._read
+
+    def write(self, block: Stereo) -> None:
+        """Append samples; what does not fit is dropped and counted."""
+        room = self._capacity - len(self)
+        if len(block) > room:
+            self.dropped += len(block) - room
+            block = block[:room]
+        start = self._written % self._capacity
+        first = min(len(block), self._capacity - start)
+        self._samples[start : start + first] = block[:first]
+        self._samples[: len(block) - first] = block[first:]
+        self._written += len(block)
+
+    def read_into(self, out: Stereo) -> None:
+        """Fill ``out``; what is not there fades into silence.  Called by PortAudio's thread."""
+        count = min(len(out), len(self))
+        start = self._read % self._capacity
+        first = min(count, self._capacity - start)
+        out[:first] = self._samples[start : start + first]
+        out[first:count] = self._samples[: count - first]
+        self._read += count
+        if self._dry and count:
+            rising = self._fade[:count]
+            out[: len(rising)] *= rising
+            self._dry = False
+        if count:
+            self._last[:] = out[count - 1]
+        if count < len(out):
+            self._run_dry(out[count:])
+
+    def _run_dry(self, rest: Stereo) -> None:
+        rest[:] = 0.0
+        if not self._dry:
+            self.underruns += 1
+            self._dry = True
+            falling = self._fade[::-1][: len(rest)]
+            rest[: len(falling)] = falling * self._last
+        self.missing += len(rest)
+
+
+class DriftControl:
+    """How much faster or slower to play, from how full the ring is.
+
+    A proportional-integral controller on the level's mean; its integral becomes the difference of
+    the two clocks.
+
+    :param target_s: wanted level in s.
+    """
+
+    def __init__(self, target_s: float) -> None:
+        self.target_s = target_s
+        self.correction = 0.0
+        """Input per output less one: positive while there is too much."""
+        self._mean = target_s
+        self._integral = 0.0
+
+    def update(self, level_s: float, elapsed_s: float) -> float:
+        """Note the level.
+
+        :param elapsed_s: since the last call.
+        :returns: the new :attr:`correction`, within +-0.5 %.
+        """
+        self._mean += (level_s - self._mean) * (1 - math.exp(-elapsed_s / _SETTLE_S))
+        error = self._mean - self.target_s
+        wanted = _PROPORTIONAL * error + self._integral
+        if abs(wanted) < MAX_CORRECTION:
+            self._integral += _INTEGRAL * error * elapsed_s
+        self.correction = min(max(wanted, -MAX_CORRECTION), MAX_CORRECTION)
+        return self.correction
+
+
+class Speaker:
+    """Plays stereo blocks of any rate on a ring's reader of a fixed rate.
+
+    :param rate: of the blocks, in Hz.
+    :param device_rate: of the sound card.
+    :param target_s: how much to keep in the ring.
+    """
+
+    def __init__(self, rate: int, device_rate: int, target_s: float) -> None:
+        self.ring = StereoRing(round(RING_S * device_rate), device_rate)
+        self.drift = DriftControl(target_s)
+        self._rate = rate
+        self._device_rate = device_rate
+        self._resampler = soxr.ResampleStream(
+            rate * (1 + MAX_CORRECTION), device_rate, 2, dtype="float32", quality="HQ", vr=True
+        )
+        self._resampler.set_io_ratio(rate, device_rate, 0)
+        self._primed = False
+
+    @property
+    def level_s(self) -> float:
+        """What the ring holds, in s."""
+        return len(self.ring) / self._device_rate
+
+    def write(self, block: Stereo) -> None:
+        """Play a block after those before it."""
+        if not self._primed:
+            self._primed = True  # start at the wanted level instead of waiting for the control
+            self.ring.write(
+                np.zeros((round(self.drift.target_s * self._device_rate), 2), np.float32)
+            )
+        correction = self.drift.update(self.level_s, len(block) / self._rate)
+        self._resampler.set_io_ratio(self._rate * (1 + correction), self._device_rate, len(block))
+        self.ring.write(self._resampler.resample_chunk(np.ascontiguousarray(block)))
+
+
+class SoundCard:
+    """PortAudio's default (or a named) output.
+
+    :param device: part of its name, or None.
+    :raises PlaybackError: PortAudio or the device is missing.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        try:
+            import sounddevice  # noqa: PLC0415 - absent PortAudio must not keep others from running
+        except OSError as error:
+            raise PlaybackError(
+                f"--play needs the library PortAudio ({error}); install it with: {APT_COMMAND}"
+            ) from error
+        self._portaudio: Any = sounddevice
+        self._device = device
+        try:
+            details = sounddevice.query_devices(device, "output")
+        except (ValueError, sounddevice.PortAudioError) as error:
+            what = "no sound output was found" if device is None else f"no output {device!r}"
+            raise PlaybackError(f"--play: {what} ({_one_line(error)})") from None
+        self.name = str(details["name"])
+        self.rate = round(details["default_samplerate"])
+        self._stream: Any = None
+
+    def start(self, ring: StereoRing) -> None:
+        """Play what is in the ring until :meth:`stop`.
+
+        :raises PlaybackError: the device does not open.
+        """
+
+        def callback(out: Stereo, frames: int, time: Any, status: Any) -> None:
+            ring.read_into(out)
+
+        try:
+            self._stream = self._portaudio.OutputStream(
+                samplerate=self.rate,
+                channels=2,
+                dtype="float32",
+                latency="low",
+                device=self._device,
+                callback=callback,
+            )
+            self._stream.start()
+        except self._portaudio.PortAudioError as error:
+            raise PlaybackError(f"--play: {self.name}: {_one_line(error)}") from None
+
+    @property
+    def latency_s(self) -> float:
+        """What PortAudio says of the way from the ring to the ear; not all drivers are honest."""
+        return 0.0 if self._stream is None else float(self._stream.latency)
+
+    def stop(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.stop()
+            stream.close()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

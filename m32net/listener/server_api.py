@@ -1,0 +1,147 @@
+"""What a listener asks the server over HTTP: ``/audio-meta``, thresholds, and its own report.
+
+Thin calls through treq, each with a time-out and a bound on the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any, Final
+
+import msgspec
+import treq
+from msgspec import Struct
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.web.client import Agent
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from m32net.listener.thresholds import ThresholdError, Thresholds
+
+TIMEOUT_S: Final = 5.0
+MAX_ANSWER: Final = 1024 * 1024
+
+
+class ServerApiError(Exception):
+    """The server did not answer as documented; says how."""
+
+
+class MetaChannel(Struct, frozen=True):
+    """One channel as ``/audio-meta`` has it (STR-35)."""
+
+    id: int
+    name: str = ""
+    color: str | None = None
+    order: int = 0
+    enabled: bool = True
+
+
+class AudioMeta(Struct, frozen=True):
+    """The parts of ``/audio-meta`` a listener uses (STR-35)."""
+
+    channels: tuple[MetaChannel, ...] = ()
+    sample_rate: int | None = None
+    codec: str | None = None
+    frame_ms: float | None = None
+
+    @property
+    def enabled(self) -> tuple[int, ...]:
+        """Ids of the channels that are sent."""
+        return tuple(channel.id for channel in self.channels if channel.enabled)
+
+
+class _ThresholdBody(Struct):
+    interpolate: float
+    drop: float
+
+
+def endpoint(
+    reactor: Any, host: str, port: int, *, secure: bool, interface: str = ""
+) -> IStreamClientEndpoint:
+    """Where both the WebSocket and HTTP connect to.
+
+    Always IPv4: the audio is, and the server sends it only where the control connection is from.
+    """
+    bind = (interface, 0) if interface else None
+    way: Any = TCP4ClientEndpoint(reactor, host, port, timeout=TIMEOUT_S, bindAddress=bind)
+    if secure:
+        way = wrapClientTLS(optionsForClientTLS(host), way)
+    found: IStreamClientEndpoint = way
+    return found
+
+
+def http_client(reactor: Any, interface: str = "") -> HTTPClient:
+    """An HTTP client that connects as the control connection does."""
+
+    @implementer(IAgentEndpointFactory)
+    class Endpoints:
+        def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
+            secure = uri.scheme == b"https"
+            host = uri.host.decode("ascii")
+            return endpoint(reactor, host, uri.port, secure=secure, interface=interface)
+
+    agent: Any = Agent  # untyped in Twisted
+    return HTTPClient(agent.usingEndpointFactory(reactor, Endpoints()))
+
+
+class ServerApi:
+    """The REST interface of one server.
+
+    :param client: treq, or something with its ``get`` and ``post``.
+    :param base: ``http://host:port``.
+    """
+
+    def __init__(self, client: Any, base: str) -> None:
+        self._client = client
+        self._base = base
+
+    @inlineCallbacks
+    def audio_meta(self) -> Generator[Deferred[Any], Any, AudioMeta]:
+        """The channels there are and the format they have."""
+        data = yield self._call("get", "/audio-meta")
+        meta: AudioMeta = _decoded(data, AudioMeta, "/audio-meta")
+        return meta
+
+    @inlineCallbacks
+    def jitter_thresholds(self) -> Generator[Deferred[Any], Any, Thresholds]:
+        """The server's thresholds (STR-38)."""
+        data = yield self._call("get", "/jitter-thresholds")
+        body = _decoded(data, _ThresholdBody, "/jitter-thresholds")
+        try:
+            return Thresholds(body.interpolate, body.drop)
+        except ThresholdError as error:
+            raise ServerApiError(f"/jitter-thresholds: {error}") from None
+
+    def post_qos(self, body: Mapping[str, Any]) -> Deferred[bytes]:
+        """Report what this listener measured (STR-37)."""
+        return self._call("post", "/qos-metrics", json=body)
+
+    @inlineCallbacks
+    def _call(self, method: str, path: str, **more: Any) -> Generator[Deferred[Any], Any, bytes]:
+        response = yield getattr(self._client, method)(self._base + path, timeout=TIMEOUT_S, **more)
+        pieces: list[bytes] = []
+        size = 0
+
+        def collect(piece: bytes) -> None:
+            nonlocal size
+            size += len(piece)
+            if size <= MAX_ANSWER:
+                pieces.append(piece)
+
+        yield treq.collect(response, collect)
+        if size > MAX_ANSWER:
+            raise ServerApiError(f"{path}: an answer of {size} bytes")
+        if response.code != 200:
+            raise ServerApiError(f"{path}: status {response.code}")
+        return b"".join(pieces)
+
+
+def _decoded(data: bytes, kind: Any, path: str) -> Any:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ServerApiError(f"{path}: {error}") from None
