@@ -100,10 +100,12 @@ class OpusBundles:
 class PcmBundles:
     """Interleaved L16 or L24 payloads (RFC 3551 section 4.5.11, RFC 3190 section 4).
 
-    The frame is turned into one row per channel (L24: three, one per byte of a sample, because
-    numpy copies single bytes and 16-bit words fast and anything of three bytes slowly), and the
-    rows are interleaved anew for each group.  The number of samples may change from frame to
-    frame (44.1 kHz) up to ``max_samples``.
+    Groups of one size are filled together, place by place: first all groups' first channel, then
+    all groups' second.  For L24 each byte of the samples is a step of its own, because numpy
+    copies single bytes and 16-bit words fast and anything of three bytes slowly.  Where the
+    channels of a step are evenly spaced (all channels in order, the usual case) they are a slice
+    of the frame; others are gathered from a copy with one row per channel.  The number of samples
+    may change from frame to frame (44.1 kHz) up to ``max_samples``.
     """
 
     def __init__(
@@ -119,28 +121,45 @@ class PcmBundles:
         self.addresses = np.zeros(len(groupings), np.uint64)
         self.scale = 0
         self.offset = 0
-        self._steps: list[tuple[AnyArray, npt.NDArray[np.intp], AnyArray]] = []
+        self._slices: list[tuple[int, slice, AnyArray]] = []  # plane, channels, where to
+        self._gathers: list[tuple[int, npt.NDArray[np.intp], AnyArray]] = []
         for size in set(sizes.tolist()):
             members = np.flatnonzero(sizes == size).tolist()
             out = np.zeros((len(members), max_samples, size, planes), self._element)
             starts = np.arange(len(members), dtype=np.uint64) * out[0].nbytes
             self.addresses[members] = out.ctypes.data + starts
             columns = np.array([groupings[member] for member in members], np.intp) - 1
-            self._steps += [
-                (self._rows[plane], columns[:, place], out[:, :, place, plane])
-                for place in range(size)
-                for plane in range(planes)
-            ]
+            for place in range(size):
+                even = _evenly_spaced(columns[:, place].tolist())
+                for plane in range(planes):
+                    to = out[:, :, place, plane]
+                    if even is None:
+                        self._gathers.append((plane, columns[:, place], to))
+                    else:
+                        self._slices.append((plane, even, to))
 
     def fits(self, payload: Octets) -> bool:
         return payload.shape[1:] == self._shape and len(payload) <= self._rows.shape[2]
 
     def fill(self, payload: Octets) -> None:
         n = self.scale = len(payload)
-        elements = np.ascontiguousarray(payload).view(self._element)
-        self._rows[:, :, :n] = elements.transpose(2, 1, 0)
-        for rows, columns, out in self._steps:
-            out[:, :n] = rows[columns, :n]
+        by_channel = np.ascontiguousarray(payload).view(self._element).transpose(2, 1, 0)
+        for plane, channels, out in self._slices:
+            out[:, :n] = by_channel[plane, channels]
+        if self._gathers:
+            rows = self._rows[:, :, :n]
+            rows[:] = by_channel
+            for plane, columns, out in self._gathers:
+                out[:, :n] = rows[plane].take(columns, axis=0)
+
+
+def _evenly_spaced(columns: list[int]) -> slice | None:
+    """The slice that gives these columns; None where there is none."""
+    start = columns[0]
+    step = columns[1] - start if len(columns) > 1 else 1
+    if step < 1 or columns != list(range(start, start + step * len(columns), step)):
+        return None
+    return slice(start, columns[-1] + 1, step)
 
 
 def _check(groupings: Sequence[Grouping], channels: int) -> None:
