@@ -240,7 +240,7 @@ class StreamingService(Service):
         }
         if not transmission.is_open:
             return Health("unhealthy", ("not sending: the sockets are closed",), details)
-        if len(self.registry) < limit:
+        if len(self.registry) < limit or not self.registry.refused:
             return Health("healthy", (), details)
         full = f"all {limit} places are taken; {self.registry.refused} were turned away so far"
         return Health("degraded", (full,), details)
