@@ -23,13 +23,22 @@ KINDS = ("channel", "thresholds", "setting", "audio")
 CHANNELS = 32
 
 
+def as_thresholds(number: int) -> Thresholds:
+    """A pair that tells a number below 5 million."""
+    return Thresholds(1 + number // 2000, 3000 + number % 2000)
+
+
+def told_by(thresholds: Thresholds) -> int:
+    return (thresholds.interpolate - 1) * 2000 + thresholds.drop - 3000
+
+
 def change(service: SettingsService, kind: str, number: int) -> defer.Deferred[Any]:
     """The change number ``number``; what it leaves behind tells the number."""
     if kind == "channel":
         name = f"{number} 🎸"
         return service.set_channels([ChannelChange(number % CHANNELS + 1, name=name)], who="w")
     if kind == "thresholds":
-        return service.set_thresholds(Thresholds(1 + number % 4000, 5000), who=str(number))
+        return service.set_thresholds(as_thresholds(number), who="w")
     if kind == "setting":
         return service.set_setting("step_up_after_s", 1 + number % 3000, who=str(number))
     bitrate = 16_000 + number % 200_000
