@@ -99,8 +99,8 @@ class Profile:
 
     @property
     def packet_bytes(self) -> int:
-        """Size of one hard-CBR Opus packet."""
-        return self.opus_bitrate * self.frame_us // 8_000_000
+        """Size of one hard-CBR Opus packet, to the nearest byte as libopus rounds it."""
+        return (self.opus_bitrate * self.frame_us // 1_000_000 + 4) // 8
 
     @property
     def channel_bytes(self) -> int:

@@ -96,6 +96,7 @@ class StreamingService(Service):
         self.malformed = 0
         self._demand: Mapping[Profile, frozenset[int]] = {}
         self._timer: IDelayedCall | None = None
+        self._timer_at = 0.0
 
     # -- start and stop --------------------------------------------------------------------
 
@@ -116,13 +117,16 @@ class StreamingService(Service):
         """Everybody leaves; then the sockets close."""
         self.registry.stop("the server stops")
         self._carry_out()
+        self._cancel_timer()
         self.transmission.close()
         return super().stopService()  # type: ignore[no-untyped-call]
 
     # -- control connections ---------------------------------------------------------------
 
     def connected(self, link: ControlLink, host: str) -> None:
-        self.registry.connected(link, host, self.seconds())
+        now = self.seconds()
+        self.registry.connected(link, host, now)
+        self._wake_by(now + self.registry.limits.heartbeat_timeout_s)
         self._carry_out()
 
     def hello(self, link: ControlLink, hello: messages.Hello) -> None:
@@ -147,7 +151,9 @@ class StreamingService(Service):
         self._carry_out()
 
     def lost(self, link: ControlLink) -> None:
-        self.registry.lost(link, self.seconds())
+        now = self.seconds()
+        self.registry.lost(link, now)
+        self._wake_by(now + self.registry.limits.grace_s)
         self._carry_out()
 
     def expelled(self, link: ControlLink, reason: str) -> None:
@@ -168,7 +174,7 @@ class StreamingService(Service):
     def change_limits(self, **limits: Any) -> None:
         """New values for fields of :class:`~m32net.streaming.registry.Limits`."""
         self.registry.limits = replace(self.registry.limits, **limits)
-        self._carry_out()
+        self._wake_by(self.registry.next_timer())
 
     def tell_all(self, kind: str, reason: str, fields: Mapping[str, Any]) -> int:
         """Send every listener an event (STR-31); returns how many there were."""
@@ -290,25 +296,39 @@ class StreamingService(Service):
 
     # -- carrying out ----------------------------------------------------------------------
 
+    # What happens for every report must not look at every listener: with 1,000 of them, 200
+    # reports a second come in.
+
     def _carry_out(self) -> None:
-        """Do what the registry decided, tell the audio room, arm the timer."""
+        """Do what the registry decided; tell the audio room if something else is wanted now."""
+        changed = False
         for event in self.registry.events():
             self._DOES[type(event)](self, event)
-        demand = self.registry.demand()
-        if demand != self._demand:
-            self._demand = demand
-            self._set_demand(demand)
-        due = self.registry.next_timer()
+            changed = changed or isinstance(event, StreamsStarted | StreamsStopped)
+        if changed:
+            demand = self.registry.demand()
+            if demand != self._demand:
+                self._demand = demand
+                self._set_demand(demand)
+
+    def _wake_by(self, at: float | None) -> None:
+        """Look after time-outs at this time or sooner; too soon does no harm."""
+        if at is None or (self._timer is not None and self._timer_at <= at):
+            return
+        self._cancel_timer()
+        self._timer_at = at
+        self._timer = self.clock.callLater(max(0.0, at - self.seconds()), self._expire)
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        if due is not None:
-            self._timer = self.clock.callLater(max(0.0, due - self.seconds()), self._expire)
 
     def _expire(self) -> None:
         self._timer = None
         self.registry.handle_timer(self.seconds())
         self._carry_out()
+        self._wake_by(self.registry.next_timer())
 
     def _start(self, event: StreamsStarted) -> None:
         one, agreement = event.listener, event.agreement
