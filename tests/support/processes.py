@@ -158,7 +158,8 @@ class ServerProcess(Child):
 
     @property
     def password(self) -> str:
-        """The engineer's first password."""
+        """The engineer's first password; it is printed before the port is open."""
+        assert self.port
         for line in self.text().splitlines():
             if "password (user admin)" in line:
                 return line.split()[-1]
