@@ -6,11 +6,12 @@ person can get wrong ends in one clear line and a status that is not 0.
 
 from __future__ import annotations
 
+import getopt
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -65,6 +66,21 @@ class ListenOptions(usage.Options):
         ["json", None, "Print one JSON object a second and a summary."],
         ["once", None, "Do not come back after a failure: end with status 1."],
     ]
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """As usual, but the address may stand before the options."""
+        given = sys.argv[1:] if options is None else list(options)
+        try:
+            pairs, rest = getopt.gnu_getopt(given, self.shortOpt, self.longOpt)
+        except getopt.GetoptError as error:
+            raise usage.UsageError(str(error)) from None
+        ordered: list[str] = []
+        for name, value in pairs:
+            takes = name.startswith("--") and f"{name[2:]}=" in self.longOpt
+            takes = takes or f"{name[1:]}:" in self.shortOpt
+            ordered += [name, value] if takes else [name]
+        parse: Any = super().parseOptions  # untyped in Twisted
+        parse([*ordered, "--", *rest])
 
     def parseArgs(self, *arguments: str) -> None:
         """The server's address, and nothing else."""
@@ -213,12 +229,13 @@ class Listening:
         for timer in self._timers:
             if timer.active():
                 timer.cancel()
+        figures = self.session.receiver.figures()
         for error in self.session.stop():
             self._fail(str(error))
         self._clear_line()
         recorders = (self.outputs.tracks, self.outputs.stereo)
         recorded = [str(part) for one in recorders if one is not None for part in one.parts]
-        summary = self.progress.summary(self._seconds(), recorded)
+        summary = self.progress.summary(self._seconds(), figures, recorded)
         self._out(json_line(summary) if self._options["json"] else summary_text(summary))
         if not summary["packets"] and not self._status:
             self._fail("no audio was received")

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import lfilter
+
+from m32net.listener.filtering import load_lfilter
 
 HISTORY_S: Final = 0.02
 """Audio before a gap from which it is extrapolated."""
@@ -48,6 +49,7 @@ class Concealer:
     ) -> None:
         self.rate = rate
         self._random = np.random.default_rng(seed)
+        self._lfilter = load_lfilter()
         self._history: deque[Block] = deque()
         self._held = 0
         self._span = round(HISTORY_S * rate)
@@ -148,7 +150,7 @@ class Concealer:
         noise = np.clip(self._random.standard_normal(lanes.shape), -2.5, 2.5)
         noise *= residuals[:, None]
         for row in np.flatnonzero(bounds):
-            lanes[row], states[row] = lfilter([1.0], models[row], noise[row], zi=states[row])
+            lanes[row], states[row] = self._lfilter([1.0], models[row], noise[row], zi=states[row])
         return np.clip(lanes, -bounds[:, None], bounds[:, None]), states
 
     def _fill(self, columns: npt.NDArray[np.intp], n: int, following: Block | None) -> Lanes:

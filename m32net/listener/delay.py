@@ -100,8 +100,9 @@ class PlayoutDelay:
         self._find_base()
         if not 0 <= now - self._long_at < 1.0:
             self._long_at = now
-            self._long_quantile = self._quantile(LONG_S)
-        short = self._quantile(SHORT_S)
+            self._long_quantile = self._exceeded_by(LONG_S, (1 - QUANTILE) * LONG_S / self.frame_s)
+        length = min(self._count, SHORT_S / self.frame_s)
+        short = self._exceeded_by(SHORT_S, (1 - QUANTILE) * length)
         needed = max(short, self._long_quantile) + self.settings.margin_ms / 1000
         lowest = self._base + self.settings.minimum_ms / 1000
         highest = self._base + self.settings.maximum_ms / 1000
@@ -141,9 +142,14 @@ class PlayoutDelay:
             self._base = fastest
             self._long_quantile = -math.inf
 
-    def _quantile(self, seconds: float) -> float:
+    def _exceeded_by(self, seconds: float, frames: float) -> float:
+        """The transit that at most so many frames of the last ``seconds`` exceeded.
+
+        For the long window the number is that of a full one: of a stream that has just begun, its
+        first frames, late as they often are, do not count for half a minute.
+        """
         window = self._window(seconds)
-        rank = min(len(window) - 1, math.ceil(QUANTILE * len(window)) - 1)
+        rank = max(0, len(window) - 1 - math.floor(frames))
         return float(np.partition(window, rank)[rank])
 
     def _window(self, seconds: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -15,8 +15,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import lfilter, sos2tf
 
+from m32net.listener.filtering import load_lfilter
 from m32net.listener.settings import Eq
 
 LOW_HZ: Final = 200.0
@@ -86,13 +86,18 @@ class _Filter:
 
     @classmethod
     def of(cls, eq: Eq, rate: int, state: Column) -> _Filter:
-        return cls(eq, None if eq.flat else sos2tf(sections(eq, rate)), state)
+        if eq.flat:
+            return cls(eq, None, state)
+        low, mid, high = sections(eq, rate)
+        numerator = np.convolve(np.convolve(low[:3], mid[:3]), high[:3])
+        denominator = np.convolve(np.convolve(low[3:], mid[3:]), high[3:])
+        return cls(eq, (numerator, denominator), state)
 
     def run(self, column: Column) -> Column:
-        if self.coefficients is None:
+        if self.coefficients is None or not len(column):  # lfilter spoils its state on nothing
             return column
         out: Column
-        out, self.state = lfilter(*self.coefficients, column, zi=self.state)
+        out, self.state = load_lfilter()(*self.coefficients, column, zi=self.state)
         return out
 
 

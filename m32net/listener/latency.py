@@ -1,84 +1,85 @@
 """One-way latency from server to listener, from the RTP time extension (CLK-2).
 
-A packet that carries the server's send time gives its latency outright: ``(arrival + offset) -
-send time``.  Those are three in five seconds; for all others the send time is inferred from their
-time stamp, since the server sends every frame the same time after its last sample.
+A packet that carries the server's send time gives its latency: ``(arrival + offset) - send time``.
+The offset of the clocks gets better during the first seconds, so it is applied late: samples wait
+a while before they are filed, and until then count with the offset that is known by now.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
 from typing import Final
 
+_WAIT_NS: Final = 10_000_000_000
+_MAX_WAITING: Final = 20_000
 _BIN_MS: Final = 0.1
 _BINS: Final = 20_001  # up to 2 s
-_ANCHORS: Final = 9
-_MAX_RECENT: Final = 20_000
-_JUMP_NS: Final = 10_000_000_000
 
 
 class LatencyMeter:
     """Gathers latencies.
 
     :ivar offset_ns: add it to the local wall clock to have the server's (CLK-1); None: not known
-        yet, and then nothing is measured.
-    :ivar last_ms: of the last packet that carried its send time (CLK-2).
+        yet, and then there are no latencies.
     """
 
     def __init__(self) -> None:
         self.offset_ns: int | None = None
-        self.last_ms: float | None = None
+        self._last: int | None = None  # arrival less send time, by two clocks
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._recent: list[int] = []
         self._bins = [0] * _BINS
         self._count = 0
-        self._recent: list[float] = []
-        self._anchors: deque[int] = deque(maxlen=_ANCHORS)  # send time less media time
-        self._anchor: int | None = None
-        self._media_ns = 0
 
-    def received(self, arrival_ns: int, media_ns: int, send_ns: int | None) -> None:
+    @property
+    def last_ms(self) -> float | None:
+        """Of the last packet that carried its send time."""
+        if self._last is None or self.offset_ns is None:
+            return None
+        return (self._last + self.offset_ns) / 1e6
+
+    def received(self, arrival_ns: int, send_ns: int) -> None:
         """Note a packet.
 
         :param arrival_ns: local wall clock when it came.
-        :param media_ns: its time stamp in ns, on any base that lasts.
-        :param send_ns: the server's wall clock when it was sent, if it says so.
+        :param send_ns: the server's wall clock when it was sent.
         """
-        if abs(media_ns - self._media_ns) > _JUMP_NS:
-            self._anchors.clear()
-            self._anchor = None
-        self._media_ns = media_ns
-        if send_ns is not None:
-            self._anchors.append(send_ns - media_ns)
-            self._anchor = int(median(self._anchors))
-        if self.offset_ns is None or self._anchor is None:
-            return
-        if send_ns is None:
-            self._note((arrival_ns + self.offset_ns - media_ns - self._anchor) / 1e6)
-        else:
-            self.last_ms = (arrival_ns + self.offset_ns - send_ns) / 1e6
-            self._note(self.last_ms)
-
-    def _note(self, latency_ms: float) -> None:
-        self._bins[min(_BINS - 1, max(0, round(latency_ms / _BIN_MS)))] += 1
-        self._count += 1
-        if len(self._recent) < _MAX_RECENT:
-            self._recent.append(latency_ms)
+        self._last = arrival_ns - send_ns
+        self._waiting.append((arrival_ns, self._last))
+        if len(self._recent) < _MAX_WAITING:
+            self._recent.append(self._last)
+        while self._waiting and (
+            len(self._waiting) > _MAX_WAITING or arrival_ns - self._waiting[0][0] > _WAIT_NS
+        ):
+            difference = self._waiting.popleft()[1]
+            if self.offset_ns is not None:
+                self._count += 1
+                self._bins[_bin_of(difference + self.offset_ns)] += 1
 
     def take_recent(self) -> tuple[float, float] | None:
         """Median and 99th percentile in ms since the last call; None if there was nothing."""
         recent, self._recent = sorted(self._recent), []
-        if not recent:
+        if not recent or self.offset_ns is None:
             return None
-        return recent[len(recent) // 2], recent[min(len(recent) - 1, len(recent) * 99 // 100)]
+        middle, high = recent[len(recent) // 2], recent[(len(recent) - 1) * 99 // 100]
+        return (middle + self.offset_ns) / 1e6, (high + self.offset_ns) / 1e6
 
     def quantile(self, fraction: float) -> float | None:
-        """Latency in ms that this fraction of all packets did not exceed, to 0.1 ms."""
-        if not self._count:
+        """Latency in ms that this fraction of all samples did not exceed, to 0.1 ms."""
+        if self.offset_ns is None or not self._count + len(self._waiting):
             return None
-        rank = max(1, -(-self._count * fraction // 1))
+        bins = list(self._bins)
+        for _, difference in self._waiting:
+            bins[_bin_of(difference + self.offset_ns)] += 1
+        rank = max(1.0, fraction * sum(bins))
         seen = 0
-        for index, count in enumerate(self._bins):
+        for index, count in enumerate(bins):
             seen += count
             if seen >= rank:
                 return round(index * _BIN_MS, 1)
         return None
+
+
+def _bin_of(latency_ns: int) -> int:
+    """Clocks that are not quite right may give less than nothing: that is the first bin."""
+    return min(_BINS - 1, max(0, round(latency_ns / 1e6 / _BIN_MS)))

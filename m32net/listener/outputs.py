@@ -16,6 +16,7 @@ from m32net.listener.chain import Chain, Output
 from m32net.listener.decode import as_float
 from m32net.listener.delay import DelaySettings, PlayoutDelay
 from m32net.listener.depacketize import StreamPlan
+from m32net.listener.filtering import load_lfilter
 from m32net.listener.mixer import Meters, Mixer
 from m32net.listener.playback import SoundCard, Speaker, Stereo
 from m32net.listener.playout import Piece
@@ -50,6 +51,8 @@ class Outputs:
         self.stereo = None if record_mix is None else Recorder(record_mix)
         self.card = card
         self.mix = mix or Mix()
+        if self.tracks or self.stereo or card:
+            load_lfilter()  # now, not when the first packets wait
         self.lossless: Chain | None = None
         self.live: Chain | None = None
         self.speaker: Speaker | None = None

@@ -108,9 +108,9 @@ class StreamReception:
         self.last_arrival_ns = arrival_ns
         self.last_timestamp = rtp.timestamp
         if source.statistics.update(rtp.sequence_number, rtp.timestamp, arrival_ns) is not None:
-            media_ns = self._unwrapper.unwrap(rtp.timestamp) * _SECOND_NS // self.plan.clock_rate
-            send_ns = None if sent is None else sent.send_time_ns
-            self.latency.received(arrival_ns, media_ns, send_ns)
+            self._unwrapper.unwrap(rtp.timestamp)
+            if sent is not None:
+                self.latency.received(arrival_ns, sent.send_time_ns)
         return Packet(
             source.group.index,
             rtp.sequence_number,

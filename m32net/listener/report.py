@@ -72,9 +72,11 @@ class Progress:
             **_sound(figures, self._receiver.outputs.meters()),
         }
 
-    def summary(self, now: float, recorded: list[str]) -> dict[str, Any]:
-        """All of it, at the end."""
-        figures = self._receiver.figures()
+    def summary(self, now: float, figures: Figures, recorded: list[str]) -> dict[str, Any]:
+        """All of it, at the end.
+
+        :param figures: the last ones before the receiver was stopped.
+        """
         totals, seconds = figures.totals, max(now - self.started, 1e-9)
         latency = self._receiver.latency
         return {
