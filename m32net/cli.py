@@ -62,7 +62,7 @@ def listen_options() -> usage.Options:
     """The options of ``m32net listen``, loaded when they are asked for."""
     from m32net.listener.command import ListenOptions  # noqa: PLC0415
 
-    return ListenOptions()
+    return ListenOptions()  # type: ignore[no-untyped-call]
 
 
 class Options(usage.Options):
@@ -89,7 +89,7 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Some command is needed."""
         if self.subCommand is None:
-            names = ", ".join(command[0] for command in self.subCommands)
+            names = ", ".join(COMMANDS)
             raise usage.UsageError(f"which command? There are {names}")
 
 
@@ -160,7 +160,7 @@ def passwd(reactor: Any, options: Mapping[str, Any]) -> defer.Deferred[int]:
     if not path.exists():
         raise CommandError(f"there is no server state in {directory}; name it with --state-dir")
     try:
-        auth = Auth(open_settings(path, reactor=reactor))
+        auth = Auth(open_settings(path, reactor=reactor), reactor)
         password = auth.reset_password(options["user"])
     except StoreError as reason:
         raise CommandError(str(reason)) from None
@@ -178,9 +178,11 @@ COMMANDS: Final[Mapping[str, Command]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: runs a command, exits with its status."""
-    options = Options()
+    options = Options()  # type: ignore[no-untyped-call]
     try:
-        options.parseOptions(None if arguments is None else list(arguments))
+        options.parseOptions(  # type: ignore[no-untyped-call]
+            None if arguments is None else list(arguments)
+        )
     except usage.UsageError as reason:
         print(f"m32net: {reason}; try `m32net --help`", file=sys.stderr)
         raise SystemExit(2) from None

@@ -114,7 +114,7 @@ def makeService(options: Options) -> Server:
         server = Server(reactor, options.server_config(os.environ))
     except (ConfigError, StoreError, SourceError) as reason:
         _fail(str(reason))
-    reactor.callWhenRunning(_stop_on_signals, reactor)  # type: ignore[attr-defined]
+    reactor.callWhenRunning(_stop_on_signals, reactor)
     return server
 
 
