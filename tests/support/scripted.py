@@ -1,4 +1,4 @@
-"""A scripted listener: joins over the real WebSocket, keeps its heartbeats, receives nothing itself.
+"""A scripted listener: joins over the real WebSocket, keeps its heartbeats, hears nothing itself.
 
 Audio goes to the UDP ports it names, where a test has put some other program.  Runs in trial's
 reactor against a :class:`~tests.support.processes.ServerProcess`.
@@ -7,6 +7,7 @@ reactor against a :class:`~tests.support.processes.ServerProcess`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor, task
@@ -128,6 +129,17 @@ class ListenerCase(unittest.TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(one.leave()))
         await one.join(**config)
         return one
+
+    def directory(self) -> Path:
+        """A new one, for files of this test."""
+        path = Path(self.mktemp()).absolute()
+        path.mkdir(parents=True)
+        return path
+
+    def check_tone(self, heard: tuple[float, float], channel: int, what: str) -> None:
+        """STR-3: n x 100 Hz, -12 dBFS."""
+        right = abs(heard[0] - 100 * channel) < 1 and abs(heard[1] + 12) < 1
+        self.assertTrue(right, f"channel {channel} is {heard} (Hz, dBFS) in {what}")
 
     def start(self, *command: str) -> Child:
         """Start a program; it is ended with the test."""
