@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -23,14 +22,15 @@ from twisted.logger import LogLevel
 from twisted.python import usage
 
 from m32net import __version__
-from m32net.audio import events as audio_events
-from m32net.audio.service import AudioService
+from m32net.audio.opus import opus_problem
+from m32net.audio.service import AudioService, AudioStatus
 from m32net.audio.sources import SourceError, open_source
 from m32net.audio.sources.demo import DEMO_CHANNEL_NAMES
+from m32net.audio.watch import AudioWatch
 from m32net.config import SETTINGS, ConfigError, ServerConfig, resolve
 from m32net.discovery.mdns import Advertisement, MdnsService, ZeroconfAnnouncer, local_addresses
 from m32net.discovery.qr import qr_svg, qr_terminal
-from m32net.interfaces import Health, RefusedError
+from m32net.interfaces import RefusedError
 from m32net.log import RoomLog
 from m32net.ops.metrics import Metrics
 from m32net.ops.process import ProcessMeter, allow_many_files
@@ -155,6 +155,9 @@ class Server(MultiService):
         self.source = open_source(config.source, config.channels)
         self.settings = self._open_store()
         self.audio_config, self.limits = self._overridden()
+        self.no_opus = opus_problem()
+        if self.no_opus and self.audio_config.codec == "opus":
+            raise ConfigError(f"{self.no_opus}; or send PCM only, with --codec L16")
         self.process = ProcessMeter(reactor)
         self.status = ServerStatus(
             name=config.name,
@@ -166,11 +169,12 @@ class Server(MultiService):
             started=time.monotonic(),
         )
         self.streaming = self._make_streaming()
+        watch = AudioWatch(self._audio_status, self.settings.note_event, time.monotonic)
         self.audio = AudioService(
             reactor,
             self.source,
             self.streaming.transmission.frames_ready,
-            self._audio_event,
+            watch.event,
             config.encoder_threads,
             complexity=config.opus_complexity,
         )
@@ -183,11 +187,11 @@ class Server(MultiService):
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self.settings.subscribe(self._settings_changed)
         self.status.rooms |= {
-            "audio": self._audio_health,
+            "audio": watch.health,
             "streaming": self.streaming.health,
             "store": self.settings.health,
         }
-        self.status.figures += [self._audio_figures, self.streaming.figures, self.web.counters]
+        self.status.figures += [watch.figures, self.streaming.figures, self.web.counters]
         self._first_password()
 
     # -- making ----------------------------------------------------------------------------
@@ -272,6 +276,7 @@ class Server(MultiService):
             bitrate=config.bitrate,
             frame_us=config.frame_us,
             layout=config.layout,
+            opus=self.no_opus is None,
         )
 
     def _first_password(self) -> None:
@@ -320,7 +325,7 @@ class Server(MultiService):
             self.mdns = MdnsService(announcer, self.reactor)
             self.mdns.setServiceParent(self)  # type: ignore[no-untyped-call]
             self.status.rooms["discovery"] = self.mdns.health
-        self._greet(urls)
+        self.reactor.callWhenRunning(self._greet, urls)
 
     def _persist(self, writing: defer.Deferred[Any]) -> None:
         writing.addErrback(
@@ -380,37 +385,11 @@ class Server(MultiService):
     def _set_demand(self, demand: Mapping[Profile, frozenset[int]]) -> None:
         self.audio.set_demand(demand)
 
+    def _audio_status(self) -> AudioStatus:
+        return self.audio.status()
+
     def _reoffer(self, reason: str, fields: Mapping[str, Any]) -> None:
         self.streaming.change_offer(self._offer(self.settings.audio_config), reason, fields)
-
-    def _audio_event(self, event: audio_events.AudioEvent) -> None:
-        """Say it in the log and keep it for the engineer (STR-2, STR-11)."""
-        kind = type(event).__name__
-        details = {name: str(value) for name, value in asdict(event).items() if name != "trace"}
-        words = ", ".join(f"{name} {value}" for name, value in details.items())
-        self.log.warn("Audio: {kind}: {words}", kind=kind, words=words, **details)
-        self.settings.note_event(kind, words, details)
-
-    def _audio_health(self) -> Health:
-        status = self.audio.status()
-        details = asdict(status)
-        if status.state == "lost":
-            return Health(
-                "unhealthy", (f"no audio from {status.source}: {status.reason}",), details
-            )
-        return Health("healthy", (), details)
-
-    def _audio_figures(self) -> Mapping[str, float]:
-        status = self.audio.status()
-        return {
-            "capture_overruns_total": status.overruns,
-            "capture_samples_lost_total": status.samples_lost,
-            "frames_encoded_total": status.frames_encoded,
-            "frames_late_total": status.late,
-            "frames_dropped_total": status.dropped,
-            "encode_seconds": status.encode_us / 1e6,
-            "encoders_active": status.encoders_active,
-        }
 
 
 def _given(config: ServerConfig, names: tuple[str, ...]) -> dict[str, Any]:

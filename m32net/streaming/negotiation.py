@@ -35,6 +35,7 @@ class AudioOffer:
 
     :ivar channels: ids of the channels that are switched on, ascending.
     :ivar sample_rate: the best rate anybody gets, in Hz (STR-42's active step).
+    :ivar opus: whether this server can encode it at all.
     """
 
     channels: tuple[int, ...]
@@ -43,6 +44,7 @@ class AudioOffer:
     bitrate: int = 96_000
     frame_us: int = 5_000
     layout: Layout = "bundle"
+    opus: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ def agree(config: ClientConfig, offer: AudioOffer) -> Agreement:
     :raises RefusedError: 400 for a rate, frame length, bit rate or port that does not exist.
     """
     codec = config.codec or offer.codec
+    if codec == "opus" and not offer.opus:
+        raise RefusedError("no_opus", "this server has no Opus; ask for L16 or L24")
     rate = offer.sample_rate if config.sample_rate is None else config.sample_rate
     if rate not in SAMPLE_RATES:
         steps = ", ".join(map(str, SAMPLE_RATES))

@@ -74,6 +74,24 @@ class CannotStartTest(unittest.TestCase):
         self.assertIn("bad.wav", self.outcome(f"--source=file:{bad}"))
         self.assertIn("no such gadget", self.outcome("--source=device:no such gadget"))
 
+    def test_missing_libraries(self) -> None:
+        """Without libopus or PortAudio: what is missing and how to get it; the rest still runs."""
+        site = self.directory / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(
+            "import ctypes.util\n"
+            "found = ctypes.util.find_library\n"
+            "ctypes.util.find_library = lambda name: (\n"
+            "    None if name in ('opus', 'portaudio') else found(name))\n"
+        )
+        without = {"PYTHONPATH": f"{site}:{ROOT}"}
+        self.assertIn("libopus0", self.outcome("--source=demo", environment=without))
+        line = self.outcome("--source=device", "--codec=L16", environment=without)
+        self.assertIn("libportaudio2", line)
+        server = ServerProcess("--source=test", "--codec=L24", environment=without)
+        self.addCleanup(server.close)
+        self.assertEqual(server.get("/health")["status"], "healthy")
+
     def test_state(self) -> None:
         """STR-7: a state directory or database that cannot be used."""
         blocked = self.directory / "file"

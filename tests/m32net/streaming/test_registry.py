@@ -190,6 +190,11 @@ class AgreementTest(unittest.TestCase):
         config = ClientConfig(compression="L24", frame_ms=20)
         self.assertEqual(agree(config, OFFER).profile.frame_us, 10_000)
 
+    def test_server_without_opus(self) -> None:
+        pcm = AudioOffer(channels=(1,), codec="L16", opus=False)
+        self.assertEqual(agree(ClientConfig(), pcm).profile.codec, "L16")
+        self.assertRaises(RefusedError, agree, ClientConfig(compression="opus"), pcm)
+
     def test_bit_rates_are_a_ladder(self) -> None:
         self.assertEqual(agree(ClientConfig(bitrate=64_000), OFFER).profile.bitrate, 64_000)
         self.assertEqual(agree(ClientConfig(bitrate=128_000), OFFER).profile.bitrate, 96_000)
