@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from m32net.audio.bridge import Bridge
 from m32net.audio.clock import AudioClock, SystemClock
@@ -23,6 +22,7 @@ from m32net.audio.engine import Demand, Engine
 from m32net.audio.events import AudioEvent, EngineFault
 from m32net.audio.frame import EncodedFrame
 from m32net.audio.sources.source import ISource
+from m32net.log import RoomLog
 from m32net.streaming.profile import Profile
 
 SWITCH_INTERVAL_S: Final = 0.0002
@@ -84,7 +84,7 @@ class AudioService(Service):
     """
 
     name = "audio"
-    _log = Logger()
+    _log = RoomLog()
 
     def __init__(
         self,

@@ -27,8 +27,8 @@ _PROGRAMS = ("pulseaudio", "pacat", "pactl")
 _VARIABLES = ("HOME", "XDG_RUNTIME_DIR", "PULSE_SERVER", "PULSE_LATENCY_MSEC")
 
 
-def missing() -> str:
-    """Why these tests can't run here, for trial's ``skip``; empty if they can."""
+def missing() -> str | None:
+    """Why these tests can't run here, for trial's ``skip``; None if they can."""
     absent = [name for name in _PROGRAMS if shutil.which(name) is None]
     if absent:
         return f"{', '.join(absent)} not installed (apt-get install pulseaudio pulseaudio-utils)"
@@ -39,7 +39,7 @@ def missing() -> str:
     plugins = Path("/usr/lib").glob("**/alsa-lib/libasound_module_pcm_pulse.so")
     if next(plugins, None) is None:
         return "ALSA's pulse plug-in is not installed (apt-get install libasound2-plugins)"
-    return ""
+    return None
 
 
 class PulseDaemon:

@@ -54,7 +54,7 @@ def open_source(
     if kind == "test" and not colon:
         return ToneSource(channels, clock)
     if kind == "file" and rest:
-        return FileSource(Path(rest).expanduser(), channels, clock)
+        return FileSource(_path(rest), channels, clock)
     if kind == "device" and (rest or not colon):
         return _open_device(rest or None, channels, clock, backend or PortAudio())
     raise SourceError(f"unknown source {spec!r}; choose one of: {SPELLINGS}")
@@ -70,6 +70,13 @@ def list_devices(backend: InputBackend | None = None) -> list[InputDevice]:
         return backend.devices()
     finally:
         backend.release()
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # nobody of that name
+        return Path(text)
 
 
 def _open_device(

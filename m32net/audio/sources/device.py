@@ -69,7 +69,6 @@ class _Opened:
 
     run: int
     stream: OpenInput | None
-    ring: FrameRing | None
     reason: str = ""
 
 
@@ -261,28 +260,29 @@ class DeviceSource:
                 self._emit(action)
 
     def _take(self, opened: _Opened, now: int) -> None:
-        if opened.stream is None or opened.ring is None:
+        if opened.stream is None:
             self._happened(Happening.FAILED, now, opened.reason)
             return
-        self._stream, self._ring = opened.stream, opened.ring
+        self._stream, self._ring = opened.stream, opened.stream.ring
         self._seen = self._overflows = 0
-        if opened.ring.channels < self.channels:
-            self._emit(FewerChannels(self._asked, opened.ring.channels))
+        if self._ring.channels < self.channels:
+            self._emit(FewerChannels(self._asked, self._ring.channels))
         self._happened(Happening.OPENED, now)
 
     def _open(self, run: int) -> None:
         """Find the device again and open it; on the opening thread."""
         try:
-            device = self._find(self._backend.devices())
-            ring = FrameRing(RING_SAMPLES, min(self.channels, device.channels), self._wake_up.ring)
-            opened = _Opened(run, self._backend.open(device, ring), ring)
+            opened = _Opened(run, self._backend.open(self._find, self._make_ring))
         except SourceError as error:
-            opened = _Opened(run, None, None, str(error))
-        except Exception as error:
-            opened = _Opened(run, None, None, f"{type(error).__name__}: {error}")
+            opened = _Opened(run, None, str(error))
+        except Exception as error:  # a driver's surprise is a lost device, too
+            opened = _Opened(run, None, f"{type(error).__name__}: {error}")
         self._results.append(opened)
         if run != self._run and opened.stream is not None:
             opened.stream.close()
+
+    def _make_ring(self, device: InputDevice) -> FrameRing:
+        return FrameRing(RING_SAMPLES, min(self.channels, device.channels), self._wake_up.ring)
 
     def _find(self, devices: Sequence[InputDevice]) -> InputDevice:
         try:

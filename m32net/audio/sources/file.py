@@ -91,11 +91,11 @@ class _Loop:
 
     def __init__(self, path: Path, channels: int) -> None:
         self._soundfile = _soundfile()
-        self._path = path
+        name = self._name = ascii(str(path)) if "\n" in str(path) else str(path)
         try:
             self._file = self._soundfile.SoundFile(str(path))
-        except (self._soundfile.LibsndfileError, OSError) as error:
-            raise SourceError(f"can't play {path}: {_reason(path, error)}") from error
+        except (self._soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
+            raise SourceError(f"can't play {name}: {_reason(path, error)}") from error
         self.channels = min(self._file.channels, channels)
         # libsndfile doesn't scale floats to integers by itself.
         self._is_float = not self._file.subtype.startswith(("PCM_", "ALAC_", "DPCM_", "DWVW_"))
@@ -103,7 +103,7 @@ class _Loop:
         self._stream = self._resampling()
         if not self._file.frames:
             self.close()
-            raise SourceError(f"can't play {path}: there is no audio in it")
+            raise SourceError(f"can't play {name}: there is no audio in it")
 
     def close(self) -> None:
         self._file.close()
@@ -126,7 +126,7 @@ class _Loop:
             import soxr  # noqa: PLC0415 - only files at other rates need it
         except ImportError as error:
             raise SourceError(
-                f"can't play {self._path}: it has {self._file.samplerate} Hz; convert it to"
+                f"can't play {self._name}: it has {self._file.samplerate} Hz; convert it to"
                 f" {CAPTURE_RATE} Hz, or install the Python package soxr"
             ) from error
         return soxr.ResampleStream(
@@ -153,9 +153,9 @@ class _Loop:
                 if not len(part):
                     self._file.seek(0)
             except (self._soundfile.LibsndfileError, OSError, ValueError) as error:
-                raise SourceError(f"can't go on playing {self._path}: {error}") from error
+                raise SourceError(f"can't go on playing {self._name}: {error}") from error
             if not len(part) and empty_handed:
-                raise SourceError(f"can't go on playing {self._path}: it has become empty")
+                raise SourceError(f"can't go on playing {self._name}: it has become empty")
             empty_handed = not len(part)
             missing -= len(part)
             parts.append(part[:, : self.channels])
@@ -169,11 +169,11 @@ def _to_int32(samples: np.typing.NDArray[Any]) -> Samples:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
+    if "\0" in str(path) or not path.exists():
         return "there is no such file"
     if path.is_dir():
         return "it is a directory"
-    return str(getattr(error, "error_string", error))
+    return " ".join(str(getattr(error, "error_string", error)).split())
 
 
 def _soundfile() -> Any:

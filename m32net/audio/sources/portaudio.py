@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -47,11 +47,15 @@ class InputDevice:
     default_rate: float
 
 
+Choose = Callable[[Sequence[InputDevice]], InputDevice]
+"""Takes one of the devices there are, or raises SourceError."""
+
+
 class OpenInput(Protocol):
     """A device that is capturing into a ring."""
 
     name: str
-    channels: int
+    ring: FrameRing
     overflows: int
     """Blocks before which the device says samples were lost."""
 
@@ -73,10 +77,10 @@ class InputBackend(Protocol):
         """
         ...
 
-    def open(self, device: InputDevice, ring: FrameRing) -> OpenInput:
-        """Start capturing as many channels as the ring has.
+    def open(self, choose: Choose, make_ring: Callable[[InputDevice], FrameRing]) -> OpenInput:
+        """Look for devices, choose one, and start capturing as many channels as its ring has.
 
-        :raises SourceError: the device refuses.
+        :raises SourceError: there is none, or it refuses.
         """
         ...
 
@@ -130,30 +134,33 @@ class PortAudio:
     """The machine's devices."""
 
     def devices(self) -> list[InputDevice]:
-        sd = self._restart()
-        host_apis = sd.query_hostapis()
-        return [
-            InputDevice(
-                index=index,
-                name=str(entry["name"]),
-                channels=int(entry["max_input_channels"]),
-                host_api=str(host_apis[entry["hostapi"]]["name"]),
-                default_rate=float(entry["default_samplerate"]),
-            )
-            for index, entry in enumerate(sd.query_devices())
-            if entry["max_input_channels"] > 0
-        ]
+        with _initializing:
+            sd = self._restart()
+            host_apis = sd.query_hostapis()
+            return [
+                InputDevice(
+                    index=index,
+                    name=str(entry["name"]),
+                    channels=int(entry["max_input_channels"]),
+                    host_api=str(host_apis[entry["hostapi"]]["name"]),
+                    default_rate=float(entry["default_samplerate"]),
+                )
+                for index, entry in enumerate(sd.query_devices())
+                if entry["max_input_channels"] > 0
+            ]
 
-    def open(self, device: InputDevice, ring: FrameRing) -> OpenInput:
-        sd = _sounddevice()
-        try:
-            with _initializing:
+    def open(self, choose: Choose, make_ring: Callable[[InputDevice], FrameRing]) -> OpenInput:
+        with _initializing:
+            device = choose(self.devices())
+            ring = make_ring(device)
+            sd = _sounddevice()
+            try:
                 return _Stream(sd, device, ring)
-        except (sd.PortAudioError, ValueError) as error:
-            raise SourceError(
-                f"device {device.name!r} doesn't open with {ring.channels} channels at"
-                f" {CAPTURE_RATE} Hz: {error}"
-            ) from error
+            except (sd.PortAudioError, ValueError) as error:
+                raise SourceError(
+                    f"device {device.name!r} doesn't open with {ring.channels} channels at"
+                    f" {CAPTURE_RATE} Hz: {error}"
+                ) from error
 
     def release(self) -> None:
         with _initializing:
@@ -165,14 +172,13 @@ class PortAudio:
         """Make PortAudio look for devices again, unless one is open."""
         # PulseAudio's ALSA plug-in reads this when a device is opened; 2 s otherwise.
         os.environ.setdefault("PULSE_LATENCY_MSEC", _PULSE_LATENCY_MS)
-        with _initializing:
-            sd = _sounddevice()
-            try:
-                self.release()
-                if not sd._initialized:
-                    sd._initialize()
-            except sd.PortAudioError as error:
-                raise SourceError(f"PortAudio doesn't start: {error}") from error
+        sd = _sounddevice()
+        try:
+            self.release()
+            if not sd._initialized:
+                sd._initialize()
+        except sd.PortAudioError as error:
+            raise SourceError(f"PortAudio doesn't start: {error}") from error
         return sd
 
 
@@ -196,7 +202,7 @@ class _Stream:
 
     def __init__(self, sd: Any, device: InputDevice, ring: FrameRing) -> None:
         self.name = device.name
-        self.channels = ring.channels
+        self.ring = ring
         self.overflows = 0
         write, now = ring.write, time.monotonic_ns
 

@@ -51,23 +51,35 @@ class Action(Enum):
     CLOSE = "close"
 
 
-_S, _H = State, Happening
+class Effect(Enum):
+    """What a transition brings with it."""
 
-TRANSITIONS: Final[dict[tuple[State, Happening], tuple[State, str]]] = {
-    (_S.CLOSED, _H.START): (_S.OPENING, "open"),
-    (_S.OPENING, _H.OPENED): (_S.STARTING, "expect_first_audio"),
-    (_S.OPENING, _H.FAILED): (_S.WAITING, "lose"),
-    (_S.OPENING, _H.STOP): (_S.CLOSED, "close"),
-    (_S.STARTING, _H.AUDIO): (_S.RUNNING, "return_and_expect_audio"),
-    (_S.STARTING, _H.ENDED): (_S.WAITING, "lose_and_close"),
-    (_S.STARTING, _H.TIMER): (_S.WAITING, "lose_and_close"),
-    (_S.STARTING, _H.STOP): (_S.CLOSED, "close"),
-    (_S.RUNNING, _H.AUDIO): (_S.RUNNING, "expect_audio"),
-    (_S.RUNNING, _H.ENDED): (_S.WAITING, "lose_and_close"),
-    (_S.RUNNING, _H.TIMER): (_S.WAITING, "lose_and_close"),
-    (_S.RUNNING, _H.STOP): (_S.CLOSED, "close"),
-    (_S.WAITING, _H.TIMER): (_S.OPENING, "open"),
-    (_S.WAITING, _H.STOP): (_S.CLOSED, "close"),
+    OPEN = "open the device"
+    CLOSE = "close it"
+    EXPECT_FIRST = "wait 5 s for audio"
+    EXPECT = "wait 0.5 s for more"
+    RETURN = "tell that it returned, wait 0.5 s for more"
+    LOSE = "tell that it is lost, wait for the next attempt"
+    LOSE_AND_CLOSE = "tell that it is lost, close it, wait for the next attempt"
+
+
+_S, _H, _E = State, Happening, Effect
+
+TRANSITIONS: Final[dict[tuple[State, Happening], tuple[State, Effect]]] = {
+    (_S.CLOSED, _H.START): (_S.OPENING, _E.OPEN),
+    (_S.OPENING, _H.OPENED): (_S.STARTING, _E.EXPECT_FIRST),
+    (_S.OPENING, _H.FAILED): (_S.WAITING, _E.LOSE),
+    (_S.OPENING, _H.STOP): (_S.CLOSED, _E.CLOSE),
+    (_S.STARTING, _H.AUDIO): (_S.RUNNING, _E.RETURN),
+    (_S.STARTING, _H.ENDED): (_S.WAITING, _E.LOSE_AND_CLOSE),
+    (_S.STARTING, _H.TIMER): (_S.WAITING, _E.LOSE_AND_CLOSE),
+    (_S.STARTING, _H.STOP): (_S.CLOSED, _E.CLOSE),
+    (_S.RUNNING, _H.AUDIO): (_S.RUNNING, _E.EXPECT),
+    (_S.RUNNING, _H.ENDED): (_S.WAITING, _E.LOSE_AND_CLOSE),
+    (_S.RUNNING, _H.TIMER): (_S.WAITING, _E.LOSE_AND_CLOSE),
+    (_S.RUNNING, _H.STOP): (_S.CLOSED, _E.CLOSE),
+    (_S.WAITING, _H.TIMER): (_S.OPENING, _E.OPEN),
+    (_S.WAITING, _H.STOP): (_S.CLOSED, _E.CLOSE),
 }
 """What isn't in here changes nothing (audio still under way when a device is already lost)."""
 
@@ -118,20 +130,23 @@ class DeviceRecovery:
             return []
         self.state, effect = transition
         self._timer = None
-        effects: dict[str, Callable[[], list[Action | AudioEvent]]] = {
-            "open": lambda: [Action.OPEN],
-            "close": lambda: [Action.CLOSE],
-            "expect_first_audio": lambda: self._expect(now_ns + FIRST_AUDIO_NS),
-            "expect_audio": lambda: self._expect(now_ns + SILENCE_NS),
-            "return_and_expect_audio": lambda: self._returned(now_ns),
-            "lose": lambda: self._lose(now_ns, reason),
-            "lose_and_close": lambda: [*self._lose(now_ns, reason), Action.CLOSE],
-        }
-        return effects[effect]()
-
-    def _expect(self, deadline_ns: int) -> list[Action | AudioEvent]:
-        self._timer = deadline_ns
-        return []
+        match effect:
+            case Effect.OPEN:
+                return [Action.OPEN]
+            case Effect.CLOSE:
+                return [Action.CLOSE]
+            case Effect.EXPECT_FIRST:
+                self._timer = now_ns + FIRST_AUDIO_NS
+                return []
+            case Effect.EXPECT:
+                self._timer = now_ns + SILENCE_NS
+                return []
+            case Effect.RETURN:
+                return self._returned(now_ns)
+            case Effect.LOSE:
+                return self._lose(now_ns, reason)
+            case Effect.LOSE_AND_CLOSE:
+                return [*self._lose(now_ns, reason), Action.CLOSE]
 
     def _returned(self, now_ns: int) -> list[Action | AudioEvent]:
         lost_at, self._lost_at = self._lost_at, None

@@ -81,7 +81,7 @@ class ISource(Interface):
         """Release everything."""
 
     def read(samples: int, timeout_ns: int) -> AudioFrame | None:  # noqa: N805
-        """Wait for the next ``samples`` (120, 240, 480 or 960).
+        """Wait for the next ``samples``: 120, 240, 480 or 960, on the grid of that length.
 
         The frame begins where the last one ended, or a multiple of 960 samples later.
 
