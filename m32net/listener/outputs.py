@@ -26,8 +26,10 @@ from m32net.listener.thresholds import Thresholds
 
 RING_MARGIN_S = 0.01
 """Kept for the sound card beyond one frame: its own blocks and late timers."""
-LOW_S = 0.004
-"""Below this level of the ring more sound is made of what was last."""
+LOW_S = 0.008
+"""Below this level of the ring more sound is made of what was last: what the sound card takes
+until the next look, and one of its blocks."""
+STRETCH_S = 0.004
 
 
 class Outputs:
@@ -133,7 +135,7 @@ class Outputs:
         if self.last_played is None or self.live.next_timer() is None:
             return  # nothing has been heard yet, or nothing comes any more
         if self.speaker.level_s < LOW_S:
-            samples = max(1, round(LOW_S * self._playing.rate))
+            samples = max(1, round(STRETCH_S * self._playing.rate))
             stretched = as_float(self.live.playout.stretch(samples))
             self.speaker.write(self._playing.process(stretched.copy()))
 
