@@ -148,11 +148,19 @@ class Transmission:
         self._book.remove(client_id)
         if self._fanout is not None:
             self._fanout.remove(client_id)
+        host = known[1].host
+        cname = describe.cname(self.config.server_name, self._address_towards(host))
         for port, ssrcs in _by_port(known[1]).items():
             for start in range(0, len(ssrcs), rtcp.MAX_COUNT):
                 some = tuple(ssrcs[start : start + rtcp.MAX_COUNT])
-                compound = (rtcp.ReceiverReport(some[0]), rtcp.Goodbye(some, reason))
-                self._send_rtcp(rtcp.serialize_compound(compound), (known[1].host, port + 1))
+                # A report and a CNAME are in every compound packet (RFC 3550 section 6.1).
+                who = rtcp.SdesChunk(some[0], ((rtcp.CNAME, cname),))
+                compound = (
+                    rtcp.ReceiverReport(some[0]),
+                    rtcp.SourceDescription((who,)),
+                    rtcp.Goodbye(some, reason),
+                )
+                self._send_rtcp(rtcp.serialize_compound(compound), (host, port + 1))
 
     def spec(self, client_id: str) -> StreamSpec | None:
         known = self._streams.get(client_id)
