@@ -14,6 +14,8 @@ IMPURE = {"twisted", "autobahn", "socket", "time", "threading", "random"}
 VOCABULARY = {
     "m32net.config",
     "m32net.interfaces",
+    "m32net.log",
+    "m32net.settings",
     "m32net.audio.frame",
     "m32net.streaming.profile",
 }

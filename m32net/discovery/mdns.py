@@ -19,7 +19,6 @@ from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zeroconf import (
     Error,
@@ -32,6 +31,7 @@ from zeroconf import (
 )
 
 from m32net.interfaces import Health
+from m32net.log import RoomLog
 
 SERVICE_TYPE: Final = "_m32net._tcp.local."
 RECHECK_S: Final = 15.0
@@ -205,7 +205,7 @@ class MdnsService(Service):
     :param in_thread: runs a blocking callable elsewhere and gives a Deferred of its result.
     """
 
-    _log = Logger()
+    _log = RoomLog()
 
     def __init__(
         self,

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import msgspec
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from m32net.log import RoomLog
 from m32net.settings import QualityRow
 from m32net.store.database import IDatabase
 
@@ -58,7 +58,7 @@ class History:
     :ivar dropped: rows lost because too many waited or a write failed.
     """
 
-    _log = Logger()
+    _log = RoomLog()
 
     def __init__(self, database: IDatabase, retention: Retention | None = None) -> None:
         self._database = database

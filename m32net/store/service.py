@@ -20,10 +20,10 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock, inlineCallbacks, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from m32net.interfaces import Health, QualityReport
+from m32net.log import RoomLog
 from m32net.settings import (
     AudioConfig,
     AudioConfigChange,
@@ -94,7 +94,7 @@ class SettingsService(Service):
     :ivar node_id: made on the first start and kept.
     """
 
-    _log = Logger()
+    _log = RoomLog()
 
     def __init__(
         self,

@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import Any, Final
 
 from klein import Klein
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
 from m32net.interfaces import RefusedError
+from m32net.log import RoomLog
 from m32net.web.answers import error_answer, http_error_answer, refusal_answer
 
 app: Final = Klein()
 """Shared by the classes whose methods are its routes; each instance gets a bound copy."""
 
-_log = Logger(namespace="m32net.web")
+_log = RoomLog(namespace="m32net.web")
 
 
 class ErrorRoutes:

@@ -19,9 +19,9 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
-from twisted.logger import Logger
 
 from m32net.interfaces import RefusedError
+from m32net.log import RoomLog
 from m32net.settings import IUsers
 
 ADMIN: Final = "admin"
@@ -99,7 +99,7 @@ class Auth:
     :ivar refused: log-ins refused, by reason, since the start.
     """
 
-    _log = Logger()
+    _log = RoomLog()
 
     def __init__(
         self,

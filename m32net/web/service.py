@@ -15,13 +15,13 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.internet.protocol import Protocol
-from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.http import Request as HttpRequest
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from m32net.log import RoomLog
 from m32net.web.answers import JSON, MAX_BODY
 from m32net.web.bodies import ErrorBody, ErrorDetail
 
@@ -94,7 +94,7 @@ class BoundedSite(Site):
     """The site: bounded bodies, and requests in the log at level debug only."""
 
     requestFactory = BoundedRequest
-    _log = Logger(namespace="m32net.web")
+    _log = RoomLog(namespace="m32net.web")
 
     def __init__(self, root: IResource, clock: IReactorTime) -> None:
         super().__init__(root, timeout=IDLE_S, reactor=clock)  # type: ignore[no-untyped-call]
@@ -176,7 +176,7 @@ class WebService(Service):
     :ivar ports: what it listens on, in the order of ``endpoints``.
     """
 
-    _log = Logger()
+    _log = RoomLog()
 
     def __init__(
         self,
