@@ -381,7 +381,13 @@ class StreamingService(Service):
 
     def _refuse(self, event: Refused) -> None:
         full = event.code == "server_full"
-        self.log.warn("Refused: {code}: {reason}", code=event.code, reason=event.message)
+        known = self.registry.of(event.link)
+        self.log.warn(
+            "Refused {listener}: {code}: {reason}",
+            listener=known.client_id if known else None,
+            code=event.code,
+            reason=event.message,
+        )
         if full:
             self._note_event("listener_refused", event.message, {})
         _send(event.link, messages.Error(event.code, event.message))
