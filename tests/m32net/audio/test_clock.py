@@ -126,6 +126,13 @@ class CaptureClockTests(unittest.TestCase):
         self.run_device(10)
         self.assertEqual(self.found, [])
 
+    def test_a_second_of_lateness_is_no_loss(self) -> None:
+        """The machine is overloaded for a while, then as punctual as before."""
+        self.run_device(10)
+        self.run_device(1.2, late_ns=8_000_000)
+        self.run_device(10)
+        self.assertEqual(self.found, [])
+
     def test_time_runs_forwards_over_a_loss(self) -> None:
         last = -1
         for stretch in range(20):
