@@ -141,6 +141,8 @@ class Speaker:
             rate * (1 + MAX_CORRECTION), device_rate, 2, dtype="float32", quality="HQ", vr=True
         )
         self._resampler.set_io_ratio(rate, device_rate, 0)
+        # its first output comes late; filled with silence, as much comes out as goes in
+        self._resampler.resample_chunk(np.zeros((rate // 10, 2), np.float32))
         self._primed = False
 
     @property

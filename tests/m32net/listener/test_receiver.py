@@ -83,7 +83,7 @@ class LiveTest(unittest.TestCase):
             _, sound = self.play(3, codec=codec)
             part = sound[-96_000:] * np.hanning(96_000)[:, None]
             peaks = np.abs(np.fft.rfft(part, axis=0)).argmax(axis=0) / 2
-            self.assertEqual(peaks.tolist(), [100, 200])
+            self.assertTrue((np.abs(peaks - [100, 200]) <= 1).all())
             self.assertApproximates(float(np.abs(sound[-96_000:]).max()), 0.25, 0.01)
 
     def test_steady_network(self) -> None:
@@ -101,7 +101,7 @@ class LiveTest(unittest.TestCase):
             figures = rig.receiver.figures()
             self.assertEqual(figures.underruns, 0)
             assert figures.drift_ppm is not None
-            self.assertLess(abs(figures.drift_ppm + ppm), 250)
+            self.assertLess(abs(figures.drift_ppm + ppm), 400)
 
     def test_jitter(self) -> None:
         rig, sound = self.play(5, jitter_ms=25)
