@@ -124,7 +124,6 @@ class Session:
         self._timer: IDelayedCall | None = None
         self._pulse: IDelayedCall | None = None
         self._not_before = 0.0
-        self._reason = ""
         self._heard = (0, 0.0)  # packets so far, and when they last became more
         self._reported: tuple[Figures, float] | None = None
 
@@ -270,8 +269,8 @@ class Session:
 
     def _back_off(self, reason: str) -> None:
         self._client = None
+        self._step_rate = None
         self._drop_learning()
-        self._reason = reason
         if not self.wishes.retry:
             self._finish(ListenerError(reason))
             return

@@ -1,0 +1,414 @@
+"""STR-23, STR-27, STR-63, flow 1..8: a listener's life against a server that is the test's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.trial import unittest
+
+from m32net.listener.address import ServerAddress
+from m32net.listener.figures import Figures
+from m32net.listener.life import Life
+from m32net.listener.reception import Totals
+from m32net.listener.server_api import AudioMeta, MetaChannel, ServerApiError
+from m32net.listener.session import SILENCE_S, ListenerError, Session, Wishes
+from m32net.listener.settings import ChannelMix, Mix
+from m32net.listener.thresholds import Thresholds
+from protocols.clock.ntp import NtpSample
+from protocols.control import events
+from protocols.control.messages import ClientConfig, Error, Event, Hello, Welcome
+from tests.m32net.listener.streams import stream
+
+
+class FakeReceiver:
+    """Keeps what it is told."""
+
+    port = 6004
+
+    def __init__(self) -> None:
+        self.stream = None
+        self.heard: list[tuple[Any, str]] = []
+        self.thresholds: Thresholds | None = None
+        self.offset_ms: float | None = None
+        self.packets = 0
+        self.running = False
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> list[Exception]:
+        self.running = False
+        return []
+
+    def listen_to(self, announced, host: str) -> None:
+        self.stream = announced
+        self.heard.append((announced, host))
+
+    def set_thresholds(self, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+
+    def set_clock_offset(self, offset_ms: float) -> None:
+        self.offset_ms = offset_ms
+
+    def figures(self) -> Figures:
+        totals = Totals(packets=self.packets, expected=self.packets + self.packets // 99)
+        return Figures(totals=totals, jitter_ms=1.5, latency_ms=8.0)
+
+
+class FakeClient:
+    """The control connection, from the listener's side."""
+
+    host = "192.0.2.1"
+
+    def __init__(self, factory) -> None:
+        self.factory = factory
+        self.hello: Hello = factory.make_session().hello
+        self.asked: list[ClientConfig] = []
+        self.closed: str | None = None
+
+    def configure(self, config: ClientConfig) -> None:
+        self.asked.append(config)
+
+    def close(self, reason: str) -> None:
+        self.closed = reason
+        self.tell(events.SessionClosed("closed", 1000, reason))
+
+    def tell(self, event) -> None:
+        self.factory.owner(self, event)
+
+    def lose(self) -> None:
+        self.tell(events.SessionClosed("lost", 1006, "gone"))
+
+
+class FakeApi:
+    """The REST interface; None for a server without."""
+
+    def __init__(self, channels: tuple[int, ...] | None = (1, 2, 3)) -> None:
+        self.channels = channels
+        self.thresholds: Thresholds | None = None
+        self.asked = 0
+        self.posted: list[dict] = []
+        self.slow: Deferred | None = None
+
+    def audio_meta(self) -> Deferred:
+        self.asked += 1
+        if self.slow is not None:
+            return self.slow
+        if self.channels is None:
+            return fail(ServerApiError("/audio-meta: status 404"))
+        return succeed(AudioMeta(tuple(MetaChannel(one) for one in self.channels)))
+
+    def jitter_thresholds(self) -> Deferred:
+        if self.thresholds is None:
+            return fail(ServerApiError("/jitter-thresholds: status 404"))
+        return succeed(self.thresholds)
+
+    def post_qos(self, body: dict) -> Deferred:
+        self.posted.append(body)
+        return succeed(b"{}")
+
+
+class SessionCase(unittest.SynchronousTestCase):
+    def begin(self, wishes: Wishes | None = None, environment: dict | None = None) -> None:
+        self.clock = Clock()
+        self.receiver = FakeReceiver()
+        self.said: list[str] = []
+        self.openings: list[Deferred] = []
+        self.factories: list[Any] = []
+        self.api = FakeApi()
+        self.session = Session(
+            self.clock,
+            ServerAddress("server", 8080),
+            wishes or Wishes(name="Anna's phone"),
+            self.receiver,
+            http=None,
+            environment=environment,
+            tell=self.said.append,
+            seconds=self.clock.seconds,
+            wall_ms=lambda: 1_700_000_000_000 + self.clock.seconds() * 1000,
+            open_control=self.open,
+        )
+        self.session._api = self.api
+        self.session.start()
+
+    def open(self, factory, endpoint) -> Deferred:
+        self.factories.append(factory)
+        self.openings.append(Deferred())
+        return self.openings[-1]
+
+    def connect(self) -> FakeClient:
+        client = FakeClient(self.factories[-1])
+        self.openings[-1].callback(client)
+        return client
+
+    def welcome(self) -> FakeClient:
+        client = self.connect()
+        client.tell(events.Welcomed(Welcome("me", "secret")))
+        return client
+
+    def streaming(self) -> FakeClient:
+        client = self.welcome()
+        client.tell(events.StreamStarted(stream()))
+        self.assertEqual(self.session.state, Life.STREAMING)
+        return client
+
+
+class FlowTest(SessionCase):
+    def test_from_connecting_to_streaming(self) -> None:
+        self.begin()
+        self.assertTrue(self.receiver.running)
+        client = self.connect()
+        self.assertEqual(client.hello, Hello(name="Anna's phone"))
+        client.tell(events.Welcomed(Welcome("me", "secret")))
+        self.assertEqual(client.asked, [ClientConfig(udp_port=6004)])
+        announced = stream()
+        client.tell(events.StreamStarted(announced))
+        self.assertEqual(self.receiver.heard, [(announced, "192.0.2.1")])
+        self.assertEqual(self.session.state, Life.STREAMING)
+
+    def test_wishes(self) -> None:
+        self.begin(
+            Wishes(channels=(3, 1), codec="L16", layout="mono", frame_ms=10.0, sample_rate=32_000)
+        )
+        (config,) = self.welcome().asked
+        self.assertEqual([one.id for one in config.channels], [3, 1])
+        self.assertEqual(
+            (config.compression, config.layout, config.frame_ms, config.sample_rate),
+            ("L16", "mono", 10.0, 32_000),
+        )
+
+    def test_channels_that_are_not_there(self) -> None:
+        self.begin(Wishes(channels=(3, 40)))
+        (config,) = self.welcome().asked
+        self.assertEqual([one.id for one in config.channels], [3])
+        self.assertTrue(any("40" in text for text in self.said))
+
+    def test_muted_channels_are_not_sent(self) -> None:
+        """STR-30."""
+        mix = Mix((ChannelMix(2, mute=True),))
+        self.begin(Wishes(mix=mix))
+        (config,) = self.welcome().asked
+        self.assertEqual(config.wanted, (1, 3))
+        self.begin(Wishes(mix=mix, send_muted=True))
+        self.assertEqual(self.welcome().asked[0].channels, ())
+
+    def test_server_without_rest(self) -> None:
+        self.begin()
+        self.api.channels = None
+        (config,) = self.welcome().asked
+        self.assertEqual(config.channels, ())
+        self.assertEqual(self.receiver.thresholds, Thresholds())
+
+    def test_thresholds_by_precedence(self) -> None:
+        """STR-27."""
+        self.begin()
+        self.api.thresholds = Thresholds(30, 60)
+        self.welcome()
+        self.assertEqual(self.receiver.thresholds, Thresholds(30, 60))
+        self.begin(environment={"JITTER_DROP_MS": "90"})
+        self.api.thresholds = Thresholds(30, 60)
+        self.welcome()
+        self.assertEqual(self.receiver.thresholds, Thresholds(30, 90))
+
+    def test_clock(self) -> None:
+        """CLK-1, CLK-2: the offset goes to where latency is measured."""
+        self.begin()
+        self.streaming().tell(events.ClockUpdated(12.5, 1.0, NtpSample(0, 13, 13, 1)))
+        self.assertEqual(self.receiver.offset_ms, 12.5)
+        self.assertEqual(self.session.round_trip_ms, 1.0)
+
+    def test_stop_says_bye(self) -> None:
+        self.begin()
+        client = self.streaming()
+        self.session.stop()
+        self.assertEqual(client.closed, "bye")
+        self.assertFalse(self.receiver.running)
+        self.assertIsNone(self.successResultOf(self.session.ended))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class ComingBackTest(SessionCase):
+    """STR-23: by itself, with back-off, as the same listener."""
+
+    def delays(self, count: int) -> list[float]:
+        found = []
+        for _ in range(count):
+            number = len(self.openings)
+            self.openings[-1].errback(ConnectionRefusedError())
+            started = self.clock.seconds()
+            while len(self.openings) == number:
+                self.clock.advance(0.1)
+            found.append(self.clock.seconds() - started)
+        return found
+
+    def test_back_off(self) -> None:
+        """2, 4, 8 … 60 s, and again 2 s after a success."""
+        self.begin()
+        for delay, expected in zip(self.delays(7), (2, 4, 8, 16, 32, 60, 60), strict=True):
+            self.assertApproximates(delay, expected, 0.25)
+        self.assertIn("cannot be reached", self.said[-1])
+        self.assertIn("trying again in 60 s", self.said[-1])
+        self.streaming().lose()
+        self.clock.advance(2.1)
+        self.assertApproximates(self.delays(1)[0], 4, 0.25)
+
+    def test_same_listener_again(self) -> None:
+        self.begin()
+        self.streaming().lose()
+        self.assertEqual(self.session.state, Life.WAITING)
+        self.assertTrue(self.receiver.running)
+        self.clock.advance(2.1)
+        client = self.connect()
+        self.assertEqual(client.hello, Hello("me", "Anna's phone", "secret"))
+        self.assertEqual(self.session.reconnects, 1)
+
+    def test_told_to_reconnect(self) -> None:
+        """STR-31 ``reconnect``."""
+        self.begin()
+        client = self.streaming()
+        client.tell(events.ServerEvent(Event("reconnect", "restart", reconnect_after=7)))
+        self.assertIsNotNone(client.closed)
+        self.clock.advance(6.9)
+        self.assertEqual(len(self.openings), 1)
+        self.clock.advance(0.2)
+        self.assertEqual(len(self.openings), 2)
+
+    def test_shutdown_is_waited_out(self) -> None:
+        """CON-50: ``server_shutdown`` with ``reconnect_after``; audio goes on until it closes."""
+        self.begin()
+        client = self.streaming()
+        shutdown = Event("server_shutdown", "maintenance", reconnect_after=60)
+        client.tell(events.ServerEvent(shutdown))
+        self.assertEqual(self.session.state, Life.STREAMING)
+        self.clock.advance(1)
+        client.lose()
+        self.clock.advance(58.5)
+        self.assertEqual(len(self.openings), 1)
+        self.clock.advance(1)
+        self.assertEqual(len(self.openings), 2)
+        self.assertTrue(any("maintenance" in text for text in self.said))
+
+    def test_absurd_wait_is_bounded(self) -> None:
+        self.begin()
+        client = self.streaming()
+        client.tell(events.ServerEvent(Event("reconnect", "x", reconnect_after=1e9)))
+        self.clock.advance(301)
+        self.assertEqual(len(self.openings), 2)
+
+    def test_config_changed(self) -> None:
+        """STR-10, STR-42: fetch /audio-meta, ask again, at the rate the server names."""
+        self.begin(Wishes(sample_rate=48_000))
+        client = self.streaming()
+        self.api.channels = (1, 2)
+        changed = Event("config_changed", "latency too high", new_sample_rate=32_000)
+        client.tell(events.ServerEvent(changed))
+        self.assertEqual(self.api.asked, 2)
+        self.assertEqual(self.session.state, Life.REQUESTING)
+        self.assertEqual(client.asked[-1].sample_rate, 32_000)
+        slower = stream(rate=32_000)
+        client.tell(events.StreamStarted(slower))
+        self.assertEqual(self.receiver.heard[-1], (slower, "192.0.2.1"))
+        self.assertEqual(self.session.state, Life.STREAMING)
+
+    def test_changed_twice_asks_once_with_the_last_answer(self) -> None:
+        self.begin()
+        client = self.streaming()
+        self.api.slow = slow = Deferred()
+        client.tell(events.ServerEvent(Event("config_changed", "one")))
+        self.api.slow = None
+        client.tell(events.ServerEvent(Event("config_changed", "two")))
+        self.assertEqual(len(client.asked), 2)
+        self.assertTrue(slow.called)
+
+    def test_lost_while_asking(self) -> None:
+        self.begin()
+        self.api.slow = Deferred()
+        self.welcome().lose()
+        self.assertEqual(self.session.state, Life.WAITING)
+        self.clock.advance(2.1)
+        self.assertEqual(len(self.openings), 2)
+
+    def test_refused(self) -> None:
+        """STR-6: a full server says why; the listener says so and tries again."""
+        self.begin()
+        client = self.connect()
+        client.tell(events.ServerError(Error("full", "20 listeners are connected already")))
+        client.lose()
+        self.assertTrue(any("20 listeners" in text for text in self.said))
+        self.clock.advance(2.1)
+        self.assertEqual(len(self.openings), 2)
+
+    def test_no_answer_to_client_config(self) -> None:
+        self.begin()
+        client = self.welcome()
+        self.clock.advance(10.1)
+        self.assertIsNotNone(client.closed)
+        self.assertEqual(self.session.state, Life.WAITING)
+
+    def test_streaming_without_packets_asks_again(self) -> None:
+        self.begin()
+        client = self.streaming()
+        self.clock.pump([1.0] * round(SILENCE_S + 3))
+        self.assertEqual(len(client.asked), 2)
+        self.assertTrue(any("firewall" in text for text in self.said))
+
+    def test_old_connection_is_not_listened_to(self) -> None:
+        self.begin()
+        old = self.streaming()
+        old.lose()
+        self.clock.advance(2.1)
+        self.welcome()
+        old.tell(events.StreamStarted(stream(first_ssrc=4000)))
+        self.assertEqual(len(self.receiver.heard), 1)
+
+    def test_once(self) -> None:
+        self.begin(Wishes(retry=False))
+        self.openings[-1].errback(ConnectionRefusedError())
+        error = self.failureResultOf(self.session.ended, ListenerError).value
+        self.assertIn("http://server:8080/ cannot be reached", str(error))
+
+    def test_stop_at_any_moment(self) -> None:
+        for steps in range(5):
+            self.begin()
+            if steps == 1:
+                self.openings[-1].errback(ConnectionRefusedError())
+            elif steps == 2:
+                self.connect()
+            elif steps == 3:
+                self.api.slow = Deferred()
+                self.welcome()
+            elif steps == 4:
+                self.welcome()
+            self.session.stop()
+            self.assertEqual(self.session.state, Life.CLOSED)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+            self.successResultOf(self.session.ended)
+
+
+class QosTest(SessionCase):
+    """STR-63: reports go to /qos-metrics periodically, as STR-37 has them."""
+
+    def test_posted_every_few_seconds(self) -> None:
+        self.begin()
+        self.streaming()
+        for _ in range(16):
+            self.receiver.packets += 198
+            self.clock.advance(1.0)
+        self.assertEqual(len(self.api.posted), 3)
+        body = self.api.posted[-1]
+        self.assertEqual(body["client_id"], "me")
+        self.assertEqual(body["timestamp"], "2023-11-14T22:13:36Z")
+        metrics = body["metrics"]
+        self.assertEqual((metrics["packets_received"], metrics["packets_expected"]), (990, 1000))
+        self.assertApproximates(metrics["packet_loss_rate"], 0.01, 1e-6)
+        self.assertEqual((metrics["jitter_ms"], metrics["latency_ms"]), (1.5, 8.0))
+        self.assertEqual(self.session.qos_posted, 3)
+
+    def test_not_without_a_connection(self) -> None:
+        self.begin()
+        self.receiver.packets = 10
+        self.clock.pump([1.0] * 12)
+        self.assertEqual(self.api.posted, [])
