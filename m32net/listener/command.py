@@ -229,6 +229,8 @@ class Listening:
         for timer in self._timers:
             if timer.active():
                 timer.cancel()
+        if self._options["json"] and self._seconds() > self.progress.reported_at:
+            self._out(json_line(self.progress.take(self._seconds())))  # what is left of a second
         figures = self.session.receiver.figures()
         for error in self.session.stop():
             self._fail(str(error))

@@ -25,7 +25,7 @@ class Progress:
         self.session = session
         self.started = started
         self._before = Figures()
-        self._at = self.started
+        self.reported_at = self.started
         self.jitter_most_ms = 0.0
 
     @property
@@ -35,8 +35,8 @@ class Progress:
     def take(self, now: float) -> dict[str, Any]:
         """What happened since the last call, ready for JSON."""
         figures = self._receiver.figures()
-        interval = Interval.between(self._before, figures, now - self._at)
-        self._before, self._at = figures, now
+        interval = Interval.between(self._before, figures, now - self.reported_at)
+        self._before, self.reported_at = figures, now
         self.jitter_most_ms = max(self.jitter_most_ms, figures.jitter_ms)
         recent = self._receiver.latency.take_recent()
         p50, p99 = (None, None) if recent is None else recent
