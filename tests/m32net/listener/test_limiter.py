@@ -29,7 +29,7 @@ def made(limit: Limit | None, columns: int = 1, linked: bool = False) -> Limiter
 class CeilingTest(unittest.TestCase):
     """Never a sample over the ceiling."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(
         seed=st.integers(0, 2**32),
         ceiling=st.floats(-40, 0),

@@ -95,13 +95,12 @@ class LiveTest(unittest.TestCase):
 
     def test_drift_of_the_sound_card(self) -> None:
         """STR-28."""
-        for ppm in (-250, 250):
-            rig, sound = self.play(13, ppm=ppm)
-            self.assert_smooth(sound, 1.05)
-            figures = rig.receiver.figures()
-            self.assertEqual(figures.underruns, 0)
-            assert figures.drift_ppm is not None
-            self.assertLess(abs(figures.drift_ppm + ppm), 400)
+        rig, sound = self.play(11, ppm=250)
+        self.assert_smooth(sound, 1.05)
+        figures = rig.receiver.figures()
+        self.assertEqual(figures.underruns, 0)
+        assert figures.drift_ppm is not None
+        self.assertLess(abs(figures.drift_ppm + 250), 400)
 
     def test_jitter(self) -> None:
         rig, sound = self.play(5, jitter_ms=25)
