@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from m32net.audio.events import AudioEvent
+from m32net.audio.events import AudioEvent, DeviceReturned, FewerChannels
 from m32net.audio.service import AudioStatus
 from m32net.interfaces import Health
 from m32net.log import RoomLog
@@ -44,8 +44,11 @@ class AudioWatch:
         kind = type(event).__name__
         details = {name: str(value) for name, value in asdict(event).items() if name != "trace"}
         words = ", ".join(f"{name} {value}" for name, value in details.items())
-        self._trouble = (self._seconds(), f"{kind}: {words}")
-        self.log.warn("{kind}: {words}", kind=kind, words=words, **details)
+        if isinstance(event, DeviceReturned | FewerChannels):
+            self.log.info("{kind}: {words}", kind=kind, words=words, **details)
+        else:
+            self._trouble = (self._seconds(), f"{kind}: {words}")
+            self.log.warn("{kind}: {words}", kind=kind, words=words, **details)
         self._note_event(kind, words, details)
 
     def health(self) -> Health:

@@ -121,6 +121,7 @@ class Outputs:
         if self.card is not None:
             with suppress(Exception):  # PortAudio on the way out
                 self.card.stop()
+        self.speaker = self._playing = None
         return errors
 
     def meters(self) -> Meters | None:

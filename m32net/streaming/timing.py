@@ -11,7 +11,7 @@ import numpy as np
 class DurationWindow:
     """The last ``size`` durations; recording one is a store into a preallocated array."""
 
-    def __init__(self, size: int = 4096) -> None:
+    def __init__(self, size: int = 2000) -> None:
         self._values = np.zeros(size, dtype=np.int64)
         self._count = 0
 

@@ -27,7 +27,7 @@ from protocols.rtp import rtcp
 from protocols.rtp.packetizer import Group, StreamSpec, payload_type_of
 from protocols.rtp.protocol import RtcpServer
 
-REPORT_TICK_S: Final = 0.5
+REPORT_TICK_S: Final = 0.05
 SEND_BUFFER: Final = 4 * 1024 * 1024
 """Bytes; about 40 ms of 1,000 listeners' bundles."""
 

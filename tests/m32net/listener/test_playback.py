@@ -55,6 +55,23 @@ class RingTest(unittest.TestCase):
         self.assertEqual(sound[25 * 128 : 40 * 128].max(), 0)
         self.assertEqual((ring.underruns, ring.missing), (1, 20 * 128))
 
+    def test_card_that_stood_still_is_not_late_for_good(self) -> None:
+        ring = StereoRing(48_000, 48_000, 720)
+        time = np.arange(96_000) / 48_000
+        tone = np.repeat(0.5 * np.sin(2 * np.pi * 200 * time)[:, None], 2, axis=1)
+        out, at = [], 0
+        for number in range(400):
+            ring.write(tone[at : at + 128].astype(np.float32))
+            at += 128
+            if 5 < number < 100 or number > 200:  # stands still for 270 ms
+                block = np.empty((128, 2), np.float32)
+                ring.read_into(block)
+                out.append(block)
+        self.assertLessEqual(len(ring), 720 + 128)
+        self.assertGreater(ring.skipped, 10_000)
+        slope = np.abs(np.diff(np.concatenate(out), axis=0)).max()
+        self.assertLess(slope, 0.03)  # own slope 0.013, plus that of a 2.5 ms fade
+
 
 class DriftTest(unittest.TestCase):
     def play(
