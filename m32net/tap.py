@@ -375,6 +375,8 @@ class Server(MultiService):
                 self._reoffer(reason or "the audio format was changed", fields)
             case ChannelsChanged(mapping_changed=True):
                 self._reoffer("the channels that are sent were changed", {})
+            case ChannelsChanged():
+                self.streaming.channels_renamed()
             case ServerSettingsChanged(new=new):
                 self.streaming.change_limits(
                     max_listeners=new.max_listeners, heartbeat_timeout_s=new.heartbeat_timeout_s

@@ -40,6 +40,7 @@ from protocols.control.outgoing import (
     CLOSE_POLICY_VIOLATION,
     CLOSE_TRY_AGAIN_LATER,
 )
+from protocols.rtp.extension import EventFlags
 
 HEARTBEATS_PER_TIMEOUT: Final = 3
 """How many heartbeats a listener is asked to send in the time after which it is given up."""
@@ -181,6 +182,10 @@ class StreamingService(Service):
         told = self.registry.tell_all(kind, reason, fields)
         self._carry_out()
         return told
+
+    def channels_renamed(self) -> None:
+        """Names or colours are others now; told in band, so that no audio is interrupted."""
+        self.transmission.announce(EventFlags.STATUS_UPDATE)
 
     # -- IListeners ------------------------------------------------------------------------
 
@@ -378,6 +383,7 @@ class StreamingService(Service):
             fields=fields,
         )
         _send(event.listener.link, message)
+        self.transmission.announce(EventFlags.CONTROL_MESSAGE, event.listener.client_id)
 
     def _refuse(self, event: Refused) -> None:
         full = event.code == "server_full"

@@ -24,6 +24,7 @@ from m32net.streaming.reports import MediaClock, ReportBook
 from m32net.streaming.timing import DurationWindow
 from protocols import datagram
 from protocols.rtp import rtcp
+from protocols.rtp.extension import EventFlags
 from protocols.rtp.packetizer import Group, StreamSpec, payload_type_of
 from protocols.rtp.protocol import RtcpServer
 
@@ -161,6 +162,14 @@ class Transmission:
                     rtcp.Goodbye(some, reason),
                 )
                 self._send_rtcp(rtcp.serialize_compound(compound), (host, port + 1))
+
+    def announce(self, flags: EventFlags, client_id: str | None = None) -> None:
+        """Set event flags (CLK-3) on the next packets, of one listener or of all."""
+        if self._fanout is None:
+            return
+        for one in self._streams if client_id is None else (client_id,):
+            if one in self._streams:
+                self._fanout.announce(one, flags)
 
     def spec(self, client_id: str) -> StreamSpec | None:
         known = self._streams.get(client_id)

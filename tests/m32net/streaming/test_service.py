@@ -23,6 +23,7 @@ from m32net.streaming.service import StreamingService
 from m32net.streaming.transmission import TransmissionConfig
 from protocols.control import messages
 from protocols.rtp import packet, rtcp, sdp
+from protocols.rtp.extension import time_extension
 from tests.support.ports import drain, free_pair, receiver
 
 HOST = "127.0.0.1"
@@ -323,6 +324,25 @@ class ServiceTest(unittest.TestCase):
         self.assertEqual(link.last(messages.Stream).groups, ())
         self.send(1)
         self.assertEqual(self.service.totals()["packets"], 0)
+
+    def test_event_flags(self) -> None:
+        """CLK-3: a message or a rename shows in the next packets' event flags."""
+        ears = receiver()
+        self.addCleanup(ears.close)
+        self.join(ears.getsockname()[1])
+
+        def flags() -> list[int | None]:
+            parsed = [time_extension(packet.parse(data)) for data in drain(ears)]
+            return [None if one is None else int(one.flags) for one in parsed[::2]]
+
+        self.send(*range(5))
+        self.assertEqual(flags(), [1, 1, 1, None, None])
+        self.service.message_all("louder!", {})
+        self.send(*range(5, 9))
+        self.assertEqual(flags(), [5, 5, 5, None])
+        self.service.channels_renamed()
+        self.send(*range(9, 13))
+        self.assertEqual(flags(), [3, 3, 3, None])
 
     def test_server_shutdown_is_told(self) -> None:
         """STR-31: server_shutdown with a reason and when to come back."""
