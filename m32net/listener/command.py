@@ -23,6 +23,7 @@ from m32net.listener.address import AddressError, ServerAddress
 from m32net.listener.outputs import Outputs
 from m32net.listener.playback import PlaybackError, SoundCard
 from m32net.listener.receiver import PortError, Receiver
+from m32net.listener.recorder import RecordingError
 from m32net.listener.report import Progress, json_line, status_line, summary_text
 from m32net.listener.server_api import http_client
 from m32net.listener.session import ListenerError, Session, Wishes
@@ -174,6 +175,7 @@ class Listening:
             card=card,
             mix=mix,
         )
+        self.outputs.check()
         port = options["udp-port"]
         receiver = Receiver(
             reactor,
@@ -238,7 +240,10 @@ class Listening:
         recorders = (self.outputs.tracks, self.outputs.stereo)
         recorded = [str(part) for one in recorders if one is not None for part in one.parts]
         summary = self.progress.summary(self._seconds(), figures, recorded)
-        self._out(json_line(summary) if self._options["json"] else summary_text(summary))
+        if self._options["json"]:
+            self._out(json_line(summary))
+        elif summary["packets"]:
+            self._out(summary_text(summary))
         if not summary["packets"] and not self._status:
             self._fail("no audio was received")
         self.finished.callback(self._status)
@@ -295,7 +300,7 @@ def run(reactor: Any, options: Mapping[str, Any]) -> Deferred[int]:
             terminal=sys.stderr.isatty(),
         )
         listening.start()
-    except (usage.UsageError, MixError, PlaybackError, PortError) as error:
+    except (usage.UsageError, MixError, PlaybackError, PortError, RecordingError) as error:
         print(f"m32net listen: {error}", file=sys.stderr)
         return succeed(2)
     reactor.addSystemEventTrigger("before", "shutdown", listening.stop)

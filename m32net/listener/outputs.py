@@ -63,6 +63,15 @@ class Outputs:
         self._mixers: list[Mixer] = []
         self._playing: Mixer | None = None
 
+    def check(self) -> None:
+        """See before the start whether the files can be made.
+
+        :raises RecordingError: one cannot.
+        """
+        for recorder in (self.tracks, self.stereo):
+            if recorder is not None:
+                recorder.check()
+
     @property
     def chains(self) -> tuple[Chain, ...]:
         """The chains of the stream that flows."""

@@ -73,6 +73,18 @@ class Recorder:
         self._held = 0
         self._since_header = 0
 
+    def check(self) -> None:
+        """See before the start whether the file can be made; leaves what is there as it is.
+
+        :raises RecordingError: it cannot.
+        """
+        existed = self.path.exists()
+        reason = _reason(self.path, None)
+        if reason is not None:
+            raise RecordingError(f"{self.path} cannot be written: {reason}")
+        if not existed:
+            self.path.unlink()
+
     def open(self, form: TrackFormat) -> None:
         """Be ready for blocks of this format; a change of format begins a new part.
 
@@ -163,8 +175,8 @@ class Recorder:
         native._snd.sf_command(self._file._file, command, native._ffi.NULL, value)
 
 
-def _reason(path: Path, error: Exception) -> str:
-    """Libsndfile says only "System error"; say what is really wrong."""
+def _reason(path: Path, error: Exception | None) -> str | None:
+    """Libsndfile says only "System error"; say what is really wrong, if something is."""
     if path.is_dir():
         return "it is a directory"
     if not path.parent.is_dir():
@@ -174,4 +186,4 @@ def _reason(path: Path, error: Exception) -> str:
             pass
     except OSError as cause:
         return str(cause.strerror)
-    return str(error)
+    return None if error is None else str(error)

@@ -387,7 +387,7 @@ class Session:
 
 
 def _short(reason: str) -> str:
-    text = " ".join(reason.split())
+    text = " ".join(reason.split()).rstrip(".")
     return text if len(text) <= 160 else text[:159] + "…"
 
 

@@ -269,6 +269,10 @@ class RunTest(unittest.SynchronousTestCase):
         self.assertEqual(self.status("--mix=/nonexistent/mix.json"), 2)
         self.assertIn("/nonexistent/mix.json", self.errors.getvalue())
 
+    def test_recording_that_cannot_be_made(self) -> None:
+        self.assertEqual(self.status("--record=/nonexistent/take.wav"), 2)
+        self.assertIn("there is no directory /nonexistent", self.errors.getvalue())
+
     def test_bad_environment(self) -> None:
         os.environ["FORCE_DELAY_MS"] = "soon"
         self.assertEqual(self.status(), 2)

@@ -99,6 +99,17 @@ class RecorderTest(unittest.TestCase):
             self.assertIn(str(path), str(error))
             self.assertNotIn("\n", str(error))
 
+    def test_check_leaves_no_trace(self) -> None:
+        Recorder(self.path).check()
+        self.assertFalse(self.path.exists())
+        self.path.write_bytes(b"precious")
+        Recorder(self.path).check()
+        self.assertEqual(self.path.read_bytes(), b"precious")
+        no_directory = Recorder(self.path / "x.wav")
+        self.assertIn(
+            "cannot be written", str(self.assertRaises(RecordingError, no_directory.check))
+        )
+
     def test_full_disk(self) -> None:
         recorder = Recorder(self.path)
         recorder.open(TrackFormat.stereo(48_000))
