@@ -57,7 +57,8 @@ class EncodedFrame:
     :ivar complete_ns: ``time.monotonic_ns()`` when the last sample of the frame was there.
     :ivar payload: uint8.  PCM: shape ``(n, channels, width)``, big-endian samples (RFC 3551,
         RFC 3190).  Opus: shape ``(channels, packet_size)``, one hard-CBR packet a channel.
-        Channels that nobody asked for are undefined.
+        Channels that nobody asked for are valid too: PCM as captured, Opus packets of silence,
+        for a listener may be added a frame or two before the engine knows of its channels.
     """
 
     profile: Profile

@@ -212,6 +212,19 @@ def _shares_evenly(profile: Profile, channels: int, complexity: int) -> bool:
     return True
 
 
+@lru_cache(maxsize=256)
+def _silent_packet(profile: Profile, complexity: int) -> bytes:
+    """What a fresh encoder makes of silence."""
+    silence = np.zeros((profile.capture_samples, 1), np.float32)
+    payload = np.empty((1, profile.packet_bytes), np.uint8)
+    chunk = _Chunk(profile, (0,), 1, complexity)
+    try:
+        chunk.encode(silence.ctypes.data, payload)
+    finally:
+        chunk.close()
+    return payload.tobytes()
+
+
 class OpusBank:
     """The encoders of one profile: one mono encoder for each channel that somebody wants.
 
@@ -220,6 +233,7 @@ class OpusBank:
     :param channels: of the source.
     :param parts: into how many jobs a frame is divided, for as many threads.
     :raises EncoderUnavailable: libopus is missing.
+    :raises EncoderError: libopus refuses this profile.
     """
 
     def __init__(
@@ -231,6 +245,9 @@ class OpusBank:
         self._parts = parts
         self._complexity = DEFAULT_COMPLEXITY if complexity is None else complexity
         self._chunks: list[_Chunk] = []
+        # A listener may ask for a channel a frame or two before the engine encodes it.
+        silent = np.frombuffer(_silent_packet(profile, self._complexity), np.uint8)
+        self._silence: Octets = np.tile(silent, (channels, 1))
 
     @property
     def wanted(self) -> tuple[int, ...]:
@@ -280,13 +297,13 @@ class OpusBank:
         :param pcm: float32, full scale 1.0, C order, shape ``(n, channels + 1)``, the last column
             silent; must stay as it is until the jobs are done.
         :returns: jobs, to be done in any order on any threads, and the payload they fill: uint8,
-            shape ``(channels, packet_bytes)``.
+            shape ``(channels, packet_bytes)``; channels that aren't wanted are packets of silence.
         """
         shape = (self.profile.capture_samples, self._channels + 1)
         if pcm.shape != shape or pcm.dtype != np.float32 or not pcm.flags.c_contiguous:
             raise ValueError(f"Opus wants contiguous float32 of shape {shape}, not {pcm.shape}")
         address = pcm.ctypes.data
-        payload = np.empty((self._channels, self.profile.packet_bytes), np.uint8)
+        payload = self._silence.copy()
 
         def job(chunk: _Chunk) -> Job:
             return lambda: chunk.encode(address, payload)

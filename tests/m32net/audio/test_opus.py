@@ -152,6 +152,20 @@ class DemandTests(unittest.TestCase):
         bank.set_wanted(frozenset(wanted))
         return bank
 
+    def test_what_nobody_wants_is_silence_that_can_be_sent(self) -> None:
+        """A listener added before the engine knows gets silence, never memory of something else."""
+        for frame_us in FRAME_US:
+            profile = Profile("opus", 48_000, frame_us, DEFAULT_BITRATE)
+            bank = OpusBank(profile, 8)
+            self.addCleanup(bank.close)
+            bank.set_wanted(frozenset({1, 2}))
+            size = profile.capture_samples
+            payload = encode(bank, tones(size, 8))
+            self.assertFalse((payload[:, 0] & 3).any(), "one frame in each packet")
+            self.assertTrue((payload[2:] == payload[2]).all())
+            self.assertEqual(np.abs(decode([payload[5].tobytes()] * 3, size)).max(), 0)
+            self.assertGreater(np.abs(decode([payload[1].tobytes()] * 3, size)).max(), 100)
+
     def test_only_wanted_channels_have_encoders(self) -> None:
         bank = self.bank({1, 5, 16, 17, 0})
         self.assertEqual(bank.wanted, (1, 5, 16))
