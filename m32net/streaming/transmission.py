@@ -16,11 +16,12 @@ from twisted.internet import task
 
 from m32net.audio.frame import EncodedFrame
 from m32net.interfaces import QualityReport
+from m32net.log import RoomLog
 from m32net.streaming import describe
 from m32net.streaming.fanout import Fanout, StreamTotals
 from m32net.streaming.negotiation import Agreement
 from m32net.streaming.profile import Profile
-from m32net.streaming.reports import MediaClock, ReportBook
+from m32net.streaming.reports import DueReport, MediaClock, ReportBook
 from m32net.streaming.timing import DurationWindow
 from protocols import datagram
 from protocols.rtp import rtcp
@@ -31,6 +32,8 @@ from protocols.rtp.protocol import RtcpServer
 REPORT_TICK_S: Final = 0.05
 SEND_BUFFER: Final = 4 * 1024 * 1024
 """Bytes; about 40 ms of 1,000 listeners' bundles."""
+UNSENDABLE_PER_LINE: Final = 1000
+"""Frames that could not be laid out for each line in the log: one in 5 s of 5 ms frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,10 @@ class Transmission:
     """RTP and RTCP to all listeners.
 
     :param on_quality: called with ``(client_id, report)`` for every receiver report.
+    :ivar totals: counters since the start; ``unsendable`` are frames that could not be laid out.
     """
+
+    log = RoomLog(namespace="m32net.streaming")
 
     def __init__(
         self,
@@ -65,7 +71,7 @@ class Transmission:
         self._seconds = seconds
         self.config = config
         self.send_times = DurationWindow()
-        self.totals = {"frames": 0, "packets": 0, "octets": 0, "dropped": 0}
+        self.totals = {"frames": 0, "packets": 0, "octets": 0, "dropped": 0, "unsendable": 0}
         self.method: datagram.SendMethod | None = None
         self._on_quality = on_quality
         self._rng = rng
@@ -197,13 +203,17 @@ class Transmission:
         )
 
     def frames_ready(self, frames: Sequence[EncodedFrame]) -> None:
-        """Send what the engine has encoded: the hot path."""
+        """Send what the engine has encoded: the hot path.  A frame that fails fails alone."""
         fanout = self._fanout
         if fanout is None:
             return
         totals = self.totals
         for frame in frames:
-            result = fanout.send(frame)
+            try:
+                result = fanout.send(frame)
+            except Exception:
+                self._not_sent(frame.profile)
+                continue
             self.send_times.add(time.monotonic_ns() - frame.complete_ns)
             totals["frames"] += 1
             totals["packets"] += result.packets
@@ -214,6 +224,12 @@ class Transmission:
                 frame.capture_time_ns,
                 frame.profile.clock_rate,
             )
+
+    def _not_sent(self, profile: Profile) -> None:
+        """Count it; said once in so many frames, for it is likely to be every frame."""
+        if self.totals["unsendable"] % UNSENDABLE_PER_LINE == 0:
+            self.log.failure("A frame of {profile} could not be sent", profile=profile)
+        self.totals["unsendable"] += 1
 
     def _spec(self, host: str, agreement: Agreement) -> StreamSpec | None:
         groups = tuple(
@@ -231,22 +247,25 @@ class Transmission:
     # -- RTCP ------------------------------------------------------------------------------
 
     def _send_reports(self) -> None:
-        fanout = self._fanout
-        if fanout is None:
+        for due in self._book.due(self._seconds()):
+            try:
+                self._send_report(due)
+            except Exception:  # or the LoopingCall would end, and with it everybody's reports
+                self.log.failure("No sender report to {listener}", listener=due.client_id)
+
+    def _send_report(self, due: DueReport) -> None:
+        fanout, clock = self._fanout, self._clocks.get(due.profile)
+        if fanout is None or clock is None:
             return
         now_ns = time.time_ns()
-        for due in self._book.due(self._seconds()):
-            clock = self._clocks.get(due.profile)
-            if clock is None:
-                continue
-            port_of = {group.ssrc: group.udp_port for group in due.spec.groups}
-            by_port: dict[int, list[rtcp.SenderReport]] = {}
-            for report in fanout.sender_reports(due.client_id, now_ns, clock.at(now_ns)):
-                by_port.setdefault(port_of[report.ssrc], []).append(report)
-            cname = describe.cname(self.config.server_name, self._address_towards(due.spec.host))
-            for port, reports in by_port.items():
-                for data in rtcp.sender_compounds(reports, cname):
-                    self._send_rtcp(data, (due.spec.host, port + 1))
+        port_of = {group.ssrc: group.udp_port for group in due.spec.groups}
+        by_port: dict[int, list[rtcp.SenderReport]] = {}
+        for report in fanout.sender_reports(due.client_id, now_ns, clock.at(now_ns)):
+            by_port.setdefault(port_of[report.ssrc], []).append(report)
+        cname = describe.cname(self.config.server_name, self._address_towards(due.spec.host))
+        for port, reports in by_port.items():
+            for data in rtcp.sender_compounds(reports, cname):
+                self._send_rtcp(data, (due.spec.host, port + 1))
 
     def _send_rtcp(self, data: bytes, address: tuple[str, int]) -> None:
         if self._rtcp is not None:

@@ -22,6 +22,7 @@ from m32net.streaming.registry import Limits, Registry
 from m32net.streaming.service import StreamingService
 from m32net.streaming.transmission import TransmissionConfig
 from protocols.control import messages
+from protocols.errors import LocalProtocolError
 from protocols.rtp import packet, rtcp, sdp
 from protocols.rtp.extension import time_extension
 from tests.support.ports import drain, free_pair, receiver
@@ -184,6 +185,24 @@ class ServiceTest(unittest.TestCase):
         for numbers in streams.values():
             self.assertEqual([(n - numbers[0]) & 0xFFFF for n in numbers], list(range(30)))
 
+    def test_a_frame_that_fails_fails_alone(self) -> None:
+        """Other profiles of the same batch go out, and so do the next frames."""
+        ears = receiver()
+        self.addCleanup(ears.close)
+        port = ears.getsockname()[1]
+        long = Profile("opus", 48_000, 10_000, 96_000)
+        self.join(port, frame_ms=10.0)
+        self.join(port)
+        transmission = self.service.transmission
+        for number in range(3):
+            batch = [opus_frame(number, long, channels=1), opus_frame(number)]
+            transmission.frames_ready(batch)
+        self.assertEqual(len(drain(ears)), 3 * 2)
+        self.assertEqual(self.service.totals()["unsendable"], 3)
+        self.assertEqual(len(self.flushLoggedErrors(LocalProtocolError)), 1)
+        transmission.frames_ready([opus_frame(3, long)])
+        self.assertTrue(drain(ears))
+
     def test_full_server(self) -> None:
         """STR-6: refused with a clear error, closed, and the engineer sees it."""
         for _ in range(3):
@@ -268,6 +287,22 @@ class ServiceTest(unittest.TestCase):
         (bye,) = [rtcp.parse_compound(data) for data in drain(control)]
         assert isinstance(bye[-1], rtcp.Goodbye)
         self.assertEqual(bye[-1].reason, "the listener said bye")
+
+    def test_sender_reports_survive_a_failure(self) -> None:
+        """One listener's report that fails ends neither its later ones nor the others'."""
+        pair = free_pair()
+        reports = receiver(port=pair + 1)
+        self.addCleanup(reports.close)
+        self.join(pair)
+        self.send(1)
+        transmission = self.service.transmission
+        self.patch(transmission, "_address_towards", lambda host: 1 // 0)
+        self.clock.pump([0.05] * 100)
+        self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
+        self.patch(transmission, "_address_towards", lambda host: HOST)
+        drain(reports)
+        self.clock.pump([0.05] * 200)
+        self.assertTrue(drain(reports))
 
     def test_consecutive_ports_and_sdp(self) -> None:
         """Each m= line has its port; names are byte-exact in the description."""
