@@ -9,6 +9,8 @@ import numpy as np
 import soundfile
 from twisted.trial import unittest
 
+from m32net.listener import decode
+from m32net.listener.decode import OpusUnavailable
 from m32net.listener.outputs import Outputs
 from m32net.listener.receiver import PortError
 from m32net.listener.settings import ChannelMix, Master, Mix
@@ -254,6 +256,57 @@ class RecordingTest(unittest.TestCase):
         self.assertEqual(len(rig.errors), 1)
         self.assertIn("No space left", str(rig.errors[0]))
         self.assertEqual(rig.receiver.figures().totals.packets, 200)
+        rig.receiver.stop()
+
+    def test_mix_and_tracks_together(self) -> None:
+        """--record and --record-mix of one stream: neither spoils the other."""
+        mix_path = self.path.with_name("mix.wav")
+        mix = Mix((ChannelMix(1, pan=-1, volume=2), ChannelMix(2, mute=True)), PAN_LEFT.master)
+        rig = Rig(self.patch, Outputs(record=self.path, record_mix=mix_path, mix=mix))
+        rig.receiver.start()
+        packets = source("opus")
+        rig.receiver.listen_to(packets.stream, SERVER[0])
+        for number in range(200):
+            rig.send(packets.datagrams(number, START_NS + number * 5 * MS))
+        rig.run(1.2)
+        meters = rig.receiver.outputs.meters()
+        self.assertEqual(rig.receiver.stop(), [])
+        tracks = self.read()[24_000:] / 2**31
+        self.assertTrue((np.abs(np.abs(tracks).max(axis=0) - 0.25) < 0.01).all())
+        left, right = soundfile.read(mix_path)[0][24_000:].T
+        self.assertApproximates(float(np.abs(left).max()), 0.5, 0.02)
+        self.assertEqual(float(np.abs(right).max()), 0.0)
+        assert meters is not None
+        self.assertApproximates(meters.master_peak[0], -6.0, 0.5)
+
+    def test_moving_a_fader_while_recording_the_mix(self) -> None:
+        """STR-22: a new mix is ramped to, in the recording too."""
+        rig = Rig(self.patch, Outputs(record_mix=self.path, mix=PAN_LEFT))
+        rig.receiver.start()
+        packets = source()
+        rig.receiver.listen_to(packets.stream, SERVER[0])
+        for number in range(200):
+            rig.send(packets.datagrams(number, START_NS + number * 5 * MS))
+        rig.run(0.5)
+        silent = (ChannelMix(1, pan=-1, volume=0), ChannelMix(2, pan=1))
+        rig.receiver.outputs.set_mix(Mix(silent, PAN_LEFT.master))
+        rig.run(0.7)
+        rig.receiver.stop()
+        left = self.read()[:, 0] / 2**31
+        self.assertGreater(np.abs(left[:20_000]).max(), 0.24)
+        self.assertEqual(np.abs(left[-12_000:]).max(), 0)
+        self.assertLess(np.abs(np.diff(left[4800:])).max(), 0.005)
+
+    def test_missing_libopus_is_told(self) -> None:
+        def missing() -> None:
+            raise OpusUnavailable("Opus needs the library libopus; install it with: x")
+
+        self.patch(decode, "_library", missing)
+        rig = self.rig()
+        rig.receiver.listen_to(source("L24").stream, SERVER[0])
+        self.assertEqual(rig.errors, [])
+        rig.receiver.listen_to(stream("opus", ((1,), (2,)), first_ssrc=7000), SERVER[0])
+        self.assertIn("libopus", str(rig.errors[0]))
         rig.receiver.stop()
 
     def test_unwritable_file_is_told(self) -> None:
