@@ -6,6 +6,7 @@ raises :class:`~m32net.interfaces.RefusedError` with a sentence for the person i
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -90,6 +91,16 @@ def check_port(udp_port: int) -> int:
     if not 1024 <= udp_port <= 65535:
         raise RefusedError("bad_port", f"udp_port {udp_port} is outside 1024..65535", 400)
     return udp_port
+
+
+def check_host(host: str) -> None:
+    """:raises RefusedError: audio cannot be sent there, for it is sent by IPv4."""
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        raise RefusedError(
+            "no_ipv4", f"audio is sent by IPv4; connect by the server's IPv4 address, not as {host}"
+        ) from None
 
 
 def agree(config: ClientConfig, offer: AudioOffer) -> Agreement:

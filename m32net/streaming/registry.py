@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from m32net.interfaces import QualityReport, RefusedError
-from m32net.streaming.negotiation import Agreement, AudioOffer, agree, check_port
+from m32net.streaming.negotiation import Agreement, AudioOffer, agree, check_host, check_port
 from m32net.streaming.profile import Profile
 from m32net.streaming.quality import Reception
 from protocols.control.messages import ClientConfig
@@ -239,6 +239,7 @@ class Registry:
         if one is None or not self._admit(one, now):
             return
         try:
+            check_host(one.host)
             agreement = agree(config, self.offer)
             self._check_formats(one, agreement.profile)
             port = agreement.udp_port or one.udp_port

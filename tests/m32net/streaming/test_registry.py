@@ -119,6 +119,17 @@ class JoiningTest(unittest.TestCase):
         named = registry.request_audio(PHONE, 6004, second.client_id, 0)
         self.assertIs(named, second)
 
+    def test_a_listener_by_ipv6_is_told(self) -> None:
+        """Audio is sent by IPv4, where the control connection is from; the connection goes on."""
+        registry = make()
+        registry.connected("a", "fe80::1%eth0", 0)
+        registry.configure("a", ClientConfig(udp_port=5004), 0)
+        (refused,) = registry.events()
+        assert isinstance(refused, Refused)
+        self.assertEqual((refused.code, refused.fatal), ("no_ipv4", False))
+        self.assertIn("IPv4 address", refused.message)
+        self.assertEqual(registry.demand(), {})
+
     def test_full_server_refuses_and_counts(self) -> None:
         """STR-6: the next listener is refused with a clear error, fatal for its connection."""
         registry = make(max_listeners=2)
