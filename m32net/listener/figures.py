@@ -23,6 +23,7 @@ class Figures:
     :ivar buffer_reason: why, for people.
     :ivar late: packets that came too late for that delay.
     :ivar concealed_ms: audio put in for what was lost, as a mean over the channels.
+    :ivar skipped_ms: audio that was left out while playing, since it was no longer timely.
     :ivar capture_ms: from capture to arrival, or while playing to the ear.
     :ivar underruns: times the sound card ran dry; None if nothing is played.
     :ivar drift_ppm: by how much the sound card's clock differs, as far as it is known.

@@ -172,14 +172,6 @@ class JitterBuffer:
     def __len__(self) -> int:
         return len(self._frames)
 
-    @property
-    def buffered_ms(self) -> float:
-        """Media time from the next slot to the end of the newest frame held."""
-        if self._expected is None or not self._frames:
-            return 0.0
-        newest = max(self._frames)
-        return (newest + self._frames[newest].duration - self._expected) * 1000 / self.clock_rate
-
     def timestamp_of(self, moment: int) -> int:
         """RTP time stamp of a moment of a slot."""
         return (moment - self._offset) & 0xFFFF_FFFF

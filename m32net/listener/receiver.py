@@ -88,6 +88,7 @@ class Receiver:
         self._sockets = RtpReceiver(reactor, interface, port, self._received, self._rtcp)
         self._before = Totals()  # of streams that have ended
         self._concealed_before_ms = 0.0
+        self._skipped_before_ms = 0.0
         self._early: deque[Datagram] = deque(maxlen=MAX_EARLY)
         self._held: deque[tuple[float, list[Datagram]]] = deque()
         self._watch: PlayoutDelay | None = None
@@ -260,6 +261,7 @@ class Receiver:
             return
         self._before = self._before.plus(self.reception.totals())
         self._concealed_before_ms = self._concealed_ms()
+        self._skipped_before_ms = self._skipped_ms()
         self._pause_from_ns = self.reception.last_arrival_ns or self._pause_from_ns
         self._guard(self.outputs.end)
         self.reception = self.stream = None

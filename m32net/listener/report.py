@@ -98,6 +98,7 @@ class Progress:
             "buffer_ms": _ms(figures.buffer_ms),
             "buffer_reason": figures.buffer_reason,
             "concealed_ms": _ms(figures.concealed_ms),
+            "skipped_ms": _ms(figures.skipped_ms),
             "bytes": totals.octets,
             "mbps": round(totals.octets * 8 / 1e6 / seconds, 3),
             "reconnects": self.session.reconnects,

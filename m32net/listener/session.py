@@ -30,7 +30,7 @@ from protocols.control.backoff import Backoff
 from protocols.control.client_session import ClientSession
 from protocols.control.connection import ControlClient
 from protocols.control.messages import ChannelRequest, ClientConfig, Event, Hello
-from protocols.control.protocol import ControlClientFactory, connect
+from protocols.control.protocol import ControlClientFactory, connect, wall_clock_ms
 from protocols.errors import RemoteProtocolError
 
 ANSWER_TIMEOUT_S: Final = 10.0
@@ -91,7 +91,7 @@ class Session:
         tell: Callable[[str], object] = lambda text: None,
         random: Callable[[], float] = lambda: 0.5,
         seconds: Callable[[], float] = time.monotonic,
-        wall_ms: Callable[[], float] = lambda: time.time_ns() / 1e6,
+        wall_ms: Callable[[], float] = wall_clock_ms,
         open_control: Callable[[ControlClientFactory, Any], Deferred[ControlClient]] = connect,
     ) -> None:
         self.state = Life.IDLE
@@ -286,9 +286,6 @@ class Session:
             client.close("reconnecting")
         self._back_off(reason)
 
-    def _report(self, text: str) -> None:
-        self._tell(text)
-
     def _end(self, argument: None) -> None:
         self._drop_learning()
         if self._opening is not None:
@@ -398,6 +395,6 @@ _DOES: Final[Mapping[Action, Callable[[Session, Any], None]]] = {
     Action.LISTEN: Session._listen,
     Action.BACK_OFF: Session._back_off,
     Action.LEAVE: Session._leave,
-    Action.REPORT: Session._report,
+    Action.REPORT: lambda session, text: session._tell(text),
     Action.END: Session._end,
 }
