@@ -388,7 +388,7 @@ def _short(reason: str) -> str:
     return text if len(text) <= 160 else text[:159] + "…"
 
 
-_DOES: Final[Mapping[Action, Callable[[Session, Any], None]]] = {
+_DOES: Final[Mapping[Action, Callable[[Session, Any], object]]] = {
     Action.CONNECT: Session._connect,
     Action.LEARN: Session._learn,
     Action.REQUEST: Session._request,
