@@ -9,11 +9,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from m32net.audio.events import AudioEvent, DeviceReturned, FewerChannels
+from m32net.audio.events import (
+    AudioEvent,
+    DeviceLost,
+    DeviceReturned,
+    EncoderFailed,
+    EngineFault,
+    FewerChannels,
+    Overrun,
+)
 from m32net.audio.service import AudioStatus
 from m32net.interfaces import Health
 from m32net.log import RoomLog
 
+_KIND: Final[Mapping[type[AudioEvent], str]] = {
+    DeviceLost: "device_lost",
+    DeviceReturned: "device_returned",
+    Overrun: "overrun",
+    FewerChannels: "fewer_channels",
+    EncoderFailed: "encoder_failed",
+    EngineFault: "engine_fault",
+}
+"""Kinds of events, for programs, as the other rooms write theirs."""
 TROUBLE_S: Final = 60.0
 """How long a fault shows on ``/health`` after it was reported."""
 
@@ -41,7 +58,7 @@ class AudioWatch:
 
     def event(self, event: AudioEvent) -> None:
         """Say it in the log and keep it for the engineer."""
-        kind = type(event).__name__
+        kind = _KIND[type(event)]
         details = {name: str(value) for name, value in asdict(event).items() if name != "trace"}
         words = ", ".join(f"{name} {value}" for name, value in details.items())
         if isinstance(event, DeviceReturned | FewerChannels):
@@ -66,6 +83,7 @@ class AudioWatch:
         """Named figures for ``/metrics``."""
         status = self._status()
         return {
+            "source_lost": float(status.state == "lost"),
             "capture_overruns_total": status.overruns,
             "capture_samples_lost_total": status.samples_lost,
             "frames_encoded_total": status.frames_encoded,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Final
 
@@ -86,33 +86,9 @@ class History:
         """
         if not self._quality and not self._events:
             return succeed(None)
-        quality = [astuple(row) for row in self._quality]
-        events = [
-            (row.at, row.kind, row.message, msgspec.json.encode(row.details, enc_hook=str).decode())
-            for row in self._events
-        ]
+        quality, events = list(self._quality), list(self._events)
         self._quality.clear()
         self._events.clear()
-        retention = self._retention
-
-        def write(cursor: sqlite3.Cursor) -> None:
-            cursor.executemany(
-                "INSERT INTO quality (at, client_id, name, source, loss, jitter_ms, latency_ms,"
-                " bandwidth_mbps) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                quality,
-            )
-            cursor.executemany(
-                "INSERT INTO events (at, kind, message, details) VALUES (?, ?, ?, ?)", events
-            )
-            cursor.execute("DELETE FROM quality WHERE at < ?", (now - retention.quality_s,))
-            for table, rows in (
-                ("quality", retention.quality_rows),
-                ("events", retention.event_rows),
-            ):
-                cursor.execute(
-                    f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?",  # noqa: S608
-                    (rows,),
-                )
 
         def lost(failure: Failure) -> None:
             self.dropped += len(quality) + len(events)
@@ -121,6 +97,10 @@ class History:
                 count=len(quality) + len(events),
                 reason=failure.getErrorMessage(),
             )
+
+        def write(cursor: sqlite3.Cursor) -> None:
+            _insert(cursor, quality, events)
+            _forget(cursor, now, self._retention)
 
         return self._database.run(write).addErrback(lost)
 
@@ -153,3 +133,30 @@ class History:
             ][::-1]
 
         return self._database.run(read)
+
+
+def _insert(
+    cursor: sqlite3.Cursor, quality: Sequence[QualityRow], events: Sequence[EventRow]
+) -> None:
+    cursor.executemany(
+        "INSERT INTO quality (at, client_id, name, source, loss, jitter_ms, latency_ms,"
+        " bandwidth_mbps) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [astuple(row) for row in quality],
+    )
+    cursor.executemany(
+        "INSERT INTO events (at, kind, message, details) VALUES (?, ?, ?, ?)",
+        [
+            (row.at, row.kind, row.message, msgspec.json.encode(row.details, enc_hook=str).decode())
+            for row in events
+        ],
+    )
+
+
+def _forget(cursor: sqlite3.Cursor, now: float, retention: Retention) -> None:
+    """Delete what is too old, and the oldest of what is too much."""
+    cursor.execute("DELETE FROM quality WHERE at < ?", (now - retention.quality_s,))
+    for table, rows in (("quality", retention.quality_rows), ("events", retention.event_rows)):
+        cursor.execute(
+            f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?",  # noqa: S608
+            (rows,),
+        )

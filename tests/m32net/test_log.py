@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial import unittest
 
+from m32net.audio import events, watch
 from m32net.audio.events import DeviceLost, EngineFault
 from m32net.audio.service import AudioStatus
 from m32net.audio.watch import AudioWatch
@@ -96,12 +97,18 @@ class AudioWatchTest(LogCase):
         """STR-2: in the log with its reason, in the history, on /health, in the metrics."""
         self.watch.event(DeviceLost("unplugged"))
         self.state = "lost"
-        self.assertEqual(len(self.with_field(kind="DeviceLost", reason="unplugged")), 1)
-        self.assertEqual(self.noted, ["DeviceLost"])
+        self.assertEqual(len(self.with_field(kind="device_lost", reason="unplugged")), 1)
+        self.assertEqual(self.noted, ["device_lost"])
         health = self.watch.health()
         self.assertEqual(health.state, "unhealthy")
         self.assertEqual(health.reasons, ("no audio from device X32: unplugged",))
-        self.assertEqual(self.watch.figures()["capture_overruns_total"], 2)
+        figures = self.watch.figures()
+        self.assertEqual((figures["source_lost"], figures["capture_overruns_total"]), (1, 2))
+        self.state = "running"
+        self.assertEqual(self.watch.figures()["source_lost"], 0)
+
+    def test_every_event_has_a_kind(self) -> None:
+        self.assertEqual(set(watch._KIND), set(get_args(events.AudioEvent)))
 
     def test_faults_show_for_a_minute(self) -> None:
         self.watch.event(EngineFault("boom", "Traceback ..."))

@@ -80,6 +80,15 @@ class Keeping(unittest.SynchronousTestCase):
         self.flush()
         self.assertEqual(self.history.dropped, 1)
 
+    def test_what_cannot_be_written_is_counted(self) -> None:
+        """Half a surrogate pair, as undecodable file names have; what comes later is written."""
+        self.history.add_event(EventRow(1, "k", "m", {"path": "/tmp/\udcff.wav"}))
+        self.flush()
+        self.assertEqual(self.history.dropped, 1)
+        self.history.add_event(EventRow(2, "k", "m", {}))
+        self.flush()
+        self.assertEqual([row.at for row in self.successResultOf(self.history.events(9))], [2])
+
     def test_details_of_any_kind(self) -> None:
         """What JSON has no form for is written as text."""
         self.history.add_event(EventRow(1, "k", "m", {"where": Path("/x")}))
