@@ -149,8 +149,6 @@ def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
 class Metrics:
     """The whole of ``/metrics``: the server's figures and those of its process."""
 
-    content_type: Final = "text/plain; version=0.0.4; charset=utf-8"
-
     def __init__(
         self, status: IServerStatus, listeners: IListeners, figures: Sequence[Figures] = ()
     ) -> None:

@@ -240,10 +240,6 @@ class SettingsService(Service):
 
         return self._in_turn(step)
 
-    def set_setting(self, name: str, value: object, *, who: str) -> Deferred[ServerSettings]:
-        """Change one value; see :meth:`set_settings`."""
-        return self.set_settings({name: value}, who=who)
-
     def set_settings(self, changes: Mapping[str, object], *, who: str) -> Deferred[ServerSettings]:
         @inlineCallbacks
         def step() -> Any:

@@ -6,12 +6,12 @@ go back through the connection itself.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from m32net.streaming.service import StreamingService
 from protocols.control import events
 from protocols.control.connection import ControlConnection
-from protocols.control.limits import ServerLimits
 from protocols.control.protocol import ControlServerFactory
 
 
@@ -27,7 +27,7 @@ class ListenerControlFactory(ControlServerFactory):
 
     def change_heartbeat_timeout(self, seconds: float) -> None:
         """For connections from now on; the registry watches all of them anyway."""
-        self.limits = ServerLimits(heartbeat_timeout_s=seconds)
+        self.limits = replace(self.limits, heartbeat_timeout_s=seconds)
 
     def opened(self, connection: ControlConnection) -> None:
         super().opened(connection)

@@ -28,9 +28,6 @@ ENCODING_NAMES: Final[dict[int, str]] = {
 }
 """``a=rtpmap`` encoding name of each payload type."""
 
-PCM_WIDTH: Final[dict[int, int]] = {PT_L16: 2, PT_L24: 3}
-"""Bytes per sample of the PCM payload types."""
-
 MAX_OPUS_FRAME: Final = 1275
 """Most bytes in one Opus frame (RFC 6716 section 3.4, R2)."""
 

@@ -40,7 +40,7 @@ def change(service: SettingsService, kind: str, number: int) -> defer.Deferred[A
     if kind == "thresholds":
         return service.set_thresholds(as_thresholds(number), who="w")
     if kind == "setting":
-        return service.set_setting("step_up_after_s", 1 + number % 3000, who=str(number))
+        return service.set_settings({"step_up_after_s": 1 + number % 3000}, who=str(number))
     bitrate = 16_000 + number % 200_000
     return service.set_audio_config(AudioConfigChange(bitrate=bitrate), who="w", reason=str(number))
 

@@ -221,7 +221,7 @@ class Values(Settings):
 
     def test_setting(self) -> None:
         """STR-43."""
-        self.done(self.service.set_setting("dscp", 34, who="t"))
+        self.done(self.service.set_settings({"dscp": 34}, who="t"))
         (change,) = self.heard
         self.assertEqual(change.changed, {"dscp"})
         self.assertEqual((change.old.dscp, change.new.dscp), (46, 34))
@@ -254,7 +254,7 @@ class Values(Settings):
             ("heartbeat_timeout_s", None),
             ("no_such", 1),
         ):
-            error = self.refused(self.service.set_setting(name, value, who="t"))
+            error = self.refused(self.service.set_settings({name: value}, who="t"))
             self.assertEqual(error.field, name)
 
     def test_value_of_another_version(self) -> None:
@@ -297,7 +297,7 @@ class Order(Settings):
         first = self.service.set_thresholds(Thresholds(1, 2), who="t")
         first.cancel()
         self.failureResultOf(first, defer.CancelledError)
-        second = self.service.set_setting("dscp", 1, who="t")
+        second = self.service.set_settings({"dscp": 1}, who="t")
         self.database.do_one()
         self.assertEqual(self.service.thresholds, Thresholds(1, 2))
         self.database.do_one()
@@ -327,11 +327,11 @@ class Order(Settings):
 
         self.service.subscribe(bad)
         end = self.service.subscribe(later.append)
-        self.done(self.service.set_setting("dscp", 1, who="t"))
+        self.done(self.service.set_settings({"dscp": 1}, who="t"))
         self.assertEqual((len(self.heard), len(later)), (1, 1))
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         end()
-        self.done(self.service.set_setting("dscp", 2, who="t"))
+        self.done(self.service.set_settings({"dscp": 2}, who="t"))
         self.assertEqual(len(later), 1)
         self.flushLoggedErrors(RuntimeError)
 
@@ -374,7 +374,7 @@ class Life(Settings):
         self.service.startService()
         self.service.note_quality("a", "", QualityReport("rtcp", 0.0))
         self.database.waiting = []
-        change = self.service.set_setting("dscp", 1, who="t")
+        change = self.service.set_settings({"dscp": 1}, who="t")
         stopped = self.service.stopService()
         self.assertNoResult(stopped)
         self.database.do_one()
