@@ -309,12 +309,19 @@ class StreamingService(Service):
         changed = False
         for event in self.registry.events():
             self._DOES[type(event)](self, event)
-            changed = changed or isinstance(event, StreamsStarted | StreamsStopped)
+            changed = changed or self._changes_demand(event)
         if changed:
             demand = self.registry.demand()
             if demand != self._demand:
                 self._demand = demand
                 self._set_demand(demand)
+
+    def _changes_demand(self, event: RegistryEvent) -> bool:
+        """Whether it may; a listener that wants what others have does not."""
+        if isinstance(event, StreamsStarted):
+            known = self._demand.get(event.agreement.profile, frozenset())
+            return not known.issuperset(event.agreement.channels)
+        return isinstance(event, StreamsStopped)
 
     def _wake_by(self, at: float | None) -> None:
         """Look after time-outs at this time or sooner; too soon does no harm."""

@@ -6,6 +6,7 @@ call.  Who may listen, and to what, is decided elsewhere (:mod:`m32net.streaming
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,18 @@ class TransmissionConfig:
     server_name: str = "m32-server"
 
 
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """What one listener is sent.
+
+    :ivar version: of its description (RFC 8866 section 5.2), higher for every later one.
+    """
+
+    agreement: Agreement
+    spec: StreamSpec
+    version: int
+
+
 class Transmission:
     """RTP and RTCP to all listeners.
 
@@ -77,7 +90,8 @@ class Transmission:
         self._rng = rng
         self._timestamp_offset = rng.getrandbits(32)
         self._session_id = int(time.time())
-        self._streams: dict[str, tuple[Agreement, StreamSpec]] = {}
+        self._versions = itertools.count(self._session_id)
+        self._streams: dict[str, _Flow] = {}
         self._clocks: dict[Profile, MediaClock] = {}
         self._book = ReportBook(rng.random)
         self._reporting = task.LoopingCall(self._send_reports)
@@ -143,7 +157,7 @@ class Transmission:
         spec = self._spec(host, agreement)
         if spec is None or self._fanout is None:
             return
-        self._streams[client_id] = (agreement, spec)
+        self._streams[client_id] = _Flow(agreement, spec, next(self._versions))
         self._fanout.add(client_id, agreement.profile, spec)
         self._book.add(client_id, agreement.profile, spec, self._seconds())
 
@@ -155,9 +169,9 @@ class Transmission:
         self._book.remove(client_id)
         if self._fanout is not None:
             self._fanout.remove(client_id)
-        host = known[1].host
+        host = known.spec.host
         cname = describe.cname(self.config.server_name, self._address_towards(host))
-        for port, ssrcs in _by_port(known[1]).items():
+        for port, ssrcs in _by_port(known.spec).items():
             for start in range(0, len(ssrcs), rtcp.MAX_COUNT):
                 some = tuple(ssrcs[start : start + rtcp.MAX_COUNT])
                 # A report and a CNAME are in every compound packet (RFC 3550 section 6.1).
@@ -179,7 +193,7 @@ class Transmission:
 
     def spec(self, client_id: str) -> StreamSpec | None:
         known = self._streams.get(client_id)
-        return known[1] if known else None
+        return known.spec if known else None
 
     def stream_totals(self, client_id: str) -> StreamTotals | None:
         if self._fanout is None or client_id not in self._streams:
@@ -191,14 +205,13 @@ class Transmission:
         known = self._streams.get(client_id)
         if known is None:
             return None
-        agreement, spec = known
         return describe.session_description(
-            agreement,
-            spec,
-            server_address=self._address_towards(spec.host),
+            known.agreement,
+            known.spec,
+            server_address=self._address_towards(known.spec.host),
             server_name=self.config.server_name,
             session_id=self._session_id,
-            version=self._session_id,
+            version=known.version,
             names=names,
         )
 

@@ -252,6 +252,25 @@ class ServiceTest(unittest.TestCase):
         (status,) = self.service.snapshot()
         self.assertEqual(status.rating, "poor")
 
+    def test_nobody_is_asked_for_what_concerns_one(self) -> None:
+        """Reports, heartbeats and joins like others' don't look through all listeners (STR-6)."""
+        first = self.join(40_000)
+        looked: list[str] = []
+        registry = self.service.registry
+        for name in ("demand", "next_timer"):
+            real = getattr(registry, name)
+            self.patch(
+                registry, name, lambda name=name, real=real: (looked.append(name), real())[1]
+            )
+        self.service._receiver_reported("client_1", QualityReport("rtcp", at=0.0, loss=0.0))
+        self.service.heard(first)
+        second = self.join(40_002)
+        self.assertEqual(looked, [])
+        self.join(40_004, compression="L16")
+        self.assertEqual((looked, len(self.demand)), (["demand"], 2))
+        self.service.bye(second)
+        self.assertEqual((looked, len(self.demand)), (["demand"] * 2, 2))
+
     def test_garbage_on_the_rtcp_port(self) -> None:
         phone = receiver()
         self.addCleanup(phone.close)
