@@ -239,15 +239,21 @@ class Registry:
         if one is None or not self._admit(one, now):
             return
         try:
-            check_host(one.host)
-            agreement = agree(config, self.offer)
-            self._check_formats(one, agreement.profile)
-            port = agreement.udp_port or one.udp_port
-            if port is not None:
-                agreement = agreement.at(port)
+            self._settle(one, config)
         except RefusedError as error:
             self._events.append(Refused(link, error.code, error.message, fatal=False))
-            return
+
+    def _settle(self, one: Listener, config: ClientConfig) -> None:
+        """Agree on what is wanted, and start it once there is a port to send it to.
+
+        :raises RefusedError: it cannot be; nothing has changed then.
+        """
+        check_host(one.host)
+        agreement = agree(config, self.offer)
+        self._check_formats(one, agreement.profile)
+        port = agreement.udp_port or one.udp_port
+        if port is not None:
+            agreement = agreement.at(port)
         one.config = config
         one.udp_port = port
         if port is not None:
@@ -261,7 +267,8 @@ class Registry:
         Without ``client_id`` the newest connection from ``host`` that has named no port is
         meant, else the newest one.
 
-        :raises RefusedError: 400 bad port; 409 no control session from ``host``; 503 full.
+        :raises RefusedError: 400 bad port, or one at which what was asked for cannot be sent;
+            409 no control session from ``host``; 503 full.
         """
         check_port(udp_port)
         here = [one for one in self._by_link.values() if one.host == host]
@@ -272,12 +279,12 @@ class Registry:
                 "no_session", f"no control session from {host}: open the WebSocket /ws first", 409
             )
         one = next((one for one in reversed(here) if one.udp_port is None), here[-1])
-        link = one.link
         if not self._admit(one, now):
             raise RefusedError("server_full", self._full(), 503)
-        one.udp_port = udp_port
-        if one.config is not None and link is not None:
-            self.configure(link, msgspec.structs.replace(one.config, udp_port=udp_port), now)
+        if one.config is None:
+            one.udp_port = udp_port
+        else:
+            self._settle(one, msgspec.structs.replace(one.config, udp_port=udp_port))
         return one
 
     def heard(self, link: object, now: float) -> None:

@@ -108,6 +108,19 @@ class JoiningTest(unittest.TestCase):
         error = self.assertRaises(RefusedError, registry.request_audio, "10.0.0.9", 5004, None, 0)
         self.assertEqual(error.status, 409)
 
+    def test_request_audio_says_what_is_refused(self) -> None:
+        """STR-36: no "ok" for a port that leaves no room; what flowed goes on."""
+        registry = make()
+        registry.connected("a", PHONE, 0)
+        registry.configure("a", ClientConfig(udp_port=6000, ports="consecutive"), 0)
+        list(registry.events())
+        error = self.assertRaises(RefusedError, registry.request_audio, PHONE, 65_533, None, 0)
+        self.assertEqual((error.code, error.status), ("bad_port", 400))
+        self.assertEqual(list(registry.events()), [])
+        one = registry.of("a")
+        assert one is not None
+        self.assertEqual((one.udp_port, one.state), (6000, "streaming"))
+
     def test_request_audio_means_the_newest_without_port(self) -> None:
         registry = make()
         registry.connected("a", PHONE, 0)
