@@ -30,7 +30,7 @@ class CommandError(Exception):
 class DiscoverOptions(usage.Options):
     """``m32net discover``."""
 
-    synopsis = "m32net discover [--seconds S] [--interface ADDR] [--json]"
+    synopsis = "[--seconds S] [--interface ADDR] [--json]"
     longdesc = "Lists the m32net servers that announce themselves on this network (mDNS)."
     optParameters: Final = [
         ["seconds", "s", 3.0, "How long to look.", float],
@@ -42,7 +42,7 @@ class DiscoverOptions(usage.Options):
 class DevicesOptions(usage.Options):
     """``m32net devices``."""
 
-    synopsis = "m32net devices [--json]"
+    synopsis = "[--json]"
     longdesc = "Lists the sound devices that `twistd m32net --source device:NAME` can capture."
     optFlags: Final = [["json", None, "Print one JSON array."]]
 
@@ -50,7 +50,7 @@ class DevicesOptions(usage.Options):
 class PasswdOptions(usage.Options):
     """``m32net passwd``."""
 
-    synopsis = "m32net passwd [--state-dir DIR] [--user NAME]"
+    synopsis = "[--state-dir DIR] [--user NAME]"
     longdesc = "Makes a new password for the engineer and prints it; the old one no longer works."
     optParameters: Final = [
         ["state-dir", "d", None, "The server's state directory. [default: the server's default]"],
@@ -68,7 +68,6 @@ def listen_options() -> usage.Options:
 class Options(usage.Options):
     """``m32net``."""
 
-    synopsis = "m32net COMMAND [options]"
     longdesc = (
         "Personal monitoring over Wi-Fi for the Midas M32 and Behringer X32. "
         "The server itself is started with `twistd m32net`. "
@@ -80,6 +79,10 @@ class Options(usage.Options):
         ["devices", None, DevicesOptions, "List the sound devices a server can capture."],
         ["passwd", None, PasswdOptions, "Make a new password for the engineer."],
     ]
+
+    def getSynopsis(self) -> str:
+        """What to type, for this command or as the beginning for one of its own."""
+        return "Usage: m32net" + ("" if self.subCommand else " COMMAND [options]")
 
     def opt_version(self) -> None:
         """Show the version and leave."""

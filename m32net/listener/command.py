@@ -41,7 +41,7 @@ _SWITCH_INTERVAL_S: Final = 0.0005
 class ListenOptions(usage.Options):
     """Options of ``m32net listen URL``."""
 
-    synopsis = "m32net listen URL [options]"
+    synopsis = "URL [options]"
     longdesc = (
         "Listens to a server. Without --play and --record it only measures. "
         "Environment: UDP_PORT, FORCE_DELAY_MS, JITTER_INTERPOLATE_MS, JITTER_DROP_MS."

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from twisted.trial import unittest
 
 from m32net.listener.life import TABLE, Action, Happening, Life
-from tests.m32net.listener.diagrams import PAGE, page
 
 
 class TableTest(unittest.TestCase):
@@ -43,6 +42,3 @@ class TableTest(unittest.TestCase):
             before, (state, action) = state, TABLE[state, what]
             if state is Life.WAITING and before is not Life.WAITING:
                 self.assertIn(action, (Action.BACK_OFF, Action.LEAVE))
-
-    def test_diagram_is_up_to_date(self) -> None:
-        self.assertEqual(PAGE.read_text(encoding="utf-8"), page())

@@ -16,7 +16,6 @@ from protocols.control.states import (
     ServerState,
     mermaid,
 )
-from tests.support import diagrams
 
 MACHINES = (
     (SERVER_TABLE, ServerState, ServerInput, ServerAction, server_session._SERVER_DOES),
@@ -52,11 +51,6 @@ class TableTests(unittest.TestCase):
 
 
 class DiagramTests(unittest.TestCase):
-    def test_the_documentation_is_current(self):
-        for name, text in diagrams.pages().items():
-            shown = (diagrams.FOLDER / name).read_text(encoding="utf-8")
-            self.assertEqual(shown, text, f"run python -m tests.support.diagrams ({name})")
-
     def test_what_is_drawn(self):
         drawn = mermaid(SERVER_TABLE)
         self.assertIn("    [*] --> NEW\n", drawn)
