@@ -109,7 +109,7 @@ def pages() -> dict[str, str]:
         ),
         "states/device.md": table_page(
             "A capture device",
-            "How a device that disappears is noticed, replaced by silence and opened again (STR-2).",
+            "How a device that disappears is noticed, replaced by silence and reopened (STR-2).",
             DEVICE_TABLE,
             "m32net/audio/sources/recovery.py",
         ),
