@@ -112,7 +112,7 @@ def makeService(options: Options) -> Server:
 
     try:
         server = Server(reactor, options.server_config(os.environ))
-    except (ConfigError, StoreError, SourceError) as reason:
+    except (ConfigError, StoreError, SourceError, RefusedError) as reason:
         _fail(str(reason))
     reactor.callWhenRunning(_stop_on_signals, reactor)
     return server
@@ -142,7 +142,7 @@ def _fail(reason: str) -> NoReturn:
 class Server(MultiService):
     """All rooms of one server.
 
-    :raises ConfigError, StoreError, SourceError: on construction; one line each.
+    :raises ConfigError, StoreError, SourceError, RefusedError: on construction; one line each.
     """
 
     log = RoomLog(namespace="m32net")

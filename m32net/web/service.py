@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from twisted.application.service import Service
 from twisted.internet import error
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
@@ -222,6 +223,12 @@ class WebService(Service):
         listening.addCallbacks(self.ports.append, failures.append)
         if failures:
             raise WebError(_why_not(endpoint, failures[0]))
+        if not isinstance(self.ports[-1].getHost(), IPv4Address | IPv6Address):
+            self.ports.pop().stopListening()
+            raise WebError(
+                f"{endpoint!r} has no TCP port; audio is sent to the address a listener connects "
+                "from, so listen on one such as tcp:8080"
+            )
 
     def stopService(self) -> Deferred[Any]:
         """Listen no more and close all connections; fires when the ports are free."""

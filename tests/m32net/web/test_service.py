@@ -303,6 +303,13 @@ class Real(unittest.TestCase):
             error = str(self.assertRaises(WebError, web.startService))
             self.assertIn(repr(text), error)
 
+    def test_endpoint_without_a_port(self) -> None:
+        """A file socket hides where listeners are, and no page can be reached there."""
+        web = WebService(reactor, Echo(), ["unix:socket"])
+        error = str(self.assertRaises(WebError, web.startService))
+        self.assertIn("no TCP port", error)
+        self.assertEqual(web.ports, [])
+
 
 async def a_turn() -> None:
     """One turn of the reactor."""
