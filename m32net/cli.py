@@ -18,6 +18,7 @@ from twisted.internet import defer, task
 from twisted.python import usage
 
 from m32net import __version__
+from m32net.ops.process import steady_timers
 
 Command = Callable[[Any, Any], "defer.Deferred[int]"]
 """Takes the reactor and the options; its Deferred gives the exit status."""
@@ -191,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
 
     def start(reactor: Any) -> defer.Deferred[int]:
+        steady_timers(reactor)
         return defer.maybeDeferred(COMMANDS[str(options.subCommand)], reactor, options.subOptions)
 
     def ended(status: int) -> None:

@@ -33,7 +33,7 @@ from m32net.discovery.qr import qr_svg, qr_terminal
 from m32net.interfaces import RefusedError
 from m32net.log import RoomLog
 from m32net.ops.metrics import Metrics
-from m32net.ops.process import ProcessMeter, allow_many_files
+from m32net.ops.process import ProcessMeter, allow_many_files, steady_timers
 from m32net.ops.status import ServerStatus
 from m32net.settings import (
     AudioConfig,
@@ -110,6 +110,7 @@ def makeService(options: Options) -> Server:
     """
     from twisted.internet import reactor  # noqa: PLC0415
 
+    steady_timers(reactor)
     try:
         server = Server(reactor, options.server_config(os.environ))
     except (ConfigError, StoreError, SourceError, RefusedError) as reason:

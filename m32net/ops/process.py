@@ -1,4 +1,5 @@
-"""What this process uses of the machine: CPU over the last seconds, and resident memory.
+"""The process: what it uses of the machine (CPU over the last seconds, resident memory), and how
+it is set up before it starts.
 
 Measured from the process's own clock and ``/proc``, without a further library.
 """
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
@@ -87,3 +88,13 @@ def allow_many_files() -> int:
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def steady_timers(reactor: Any) -> None:
+    """Let the reactor's timers go by the monotonic clock; to be called before there are any.
+
+    Twisted's go by wall time: when that is set back, heartbeats, reports and time-outs would wait
+    as long, and a listener without heartbeats is taken for gone.
+    """
+    if not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import resource
+import time
 from pathlib import Path
 
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
 from m32net.ops import process
-from m32net.ops.process import WINDOW, ProcessMeter, resident_bytes
+from m32net.ops.process import WINDOW, ProcessMeter, resident_bytes, steady_timers
 
 
 class Cpu(unittest.SynchronousTestCase):
@@ -54,3 +56,32 @@ class Memory(unittest.SynchronousTestCase):
         self.patch(process, "_STATM", Path("/nowhere"))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.assertEqual(resident_bytes(), peak)
+
+
+class SteadyTimers(unittest.SynchronousTestCase):
+    """STR-5: a clock that is set must neither end streams nor keep them."""
+
+    def setUp(self) -> None:
+        self.wall_s = 1_000_000.0
+        self.reactor = SelectReactor()
+        self.reactor.seconds = lambda: self.wall_s  # type: ignore[method-assign]
+        self.addCleanup(lambda: [one.connectionLost(None) for one in self.reactor.removeAll()])
+        self.fired: list[int] = []
+
+    def turn_until(self, deadline: float) -> None:
+        while not self.fired and time.monotonic() < deadline:
+            self.reactor.iterate(0.005)
+
+    def test_clock_set_back(self) -> None:
+        steady_timers(self.reactor)
+        self.reactor.callLater(0.01, self.fired.append, 1)
+        self.wall_s -= 3600
+        self.turn_until(time.monotonic() + 5)
+        self.assertEqual(self.fired, [1])
+
+    def test_what_is_under_way_stays_on_its_clock(self) -> None:
+        self.reactor.callLater(1, self.fired.append, 1)
+        steady_timers(self.reactor)
+        self.wall_s += 2
+        self.turn_until(time.monotonic() + 5)
+        self.assertEqual(self.fired, [1])
