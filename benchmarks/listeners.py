@@ -1,0 +1,128 @@
+"""Part ``listeners``: a real server with 1 to 1,000 listeners of 32 channels each.
+
+Every listener has its control connection with heartbeats and clock requests and sends receiver
+reports; audio comes in the default format (Opus, bundled, 5 ms).  Server, listeners and this
+program share the machine, and the way into the listeners' sockets is charged to the server (see
+:mod:`benchmarks.fanout`).
+"""
+
+from __future__ import annotations
+
+import time
+
+from benchmarks.child import ChildError
+from benchmarks.report import PartResult, Progress, Table, Verdict
+from benchmarks.server import Window, crowd, observe, server
+
+FULL = (1, 10, 20, 50, 100, 200, 500, 1000)
+QUICK = (1, 20, 100)
+SETTLE_S = 2.0
+WINDOW_S = 11.0
+QUICK_WINDOW_S = 4.0
+JUDGED = 20
+FULL_HOUSE = 1000
+KEEPS_UP_LOSS = 1.0
+
+
+def run(quick: bool, progress: Progress) -> PartResult:
+    result = PartResult("listeners")
+    table = Table(
+        "Listeners x 32 channels, Opus bundles, 5 ms",
+        ("listeners", "CPU %", "reactor %", "audio %", "waited %", "machine %", "MB",
+         "last packet p50 ms", "p99 ms", "send_ms p99", "lost %", "jitter p50 ms", "p99 ms"),
+    )  # fmt: skip
+    result.tables.append(table)
+    seconds = QUICK_WINDOW_S if quick else WINDOW_S
+    windows: dict[int, Window] = {}
+    for listeners in QUICK if quick else FULL:
+        progress(f"{listeners} listeners")
+        try:
+            windows[listeners] = window = measure(listeners, seconds)
+        except ChildError as reason:
+            result.notes.append(f"{listeners} listeners could not join: {reason}.")
+            continue
+        table.rows.append(_row(listeners, window))
+        result.data[f"opus {listeners}"] = window.json()
+    progress(f"{JUDGED} listeners without a codec")
+    plain = measure(JUDGED, seconds, compression="L16")
+    result.data[f"L16 {JUDGED}"] = plain.json()
+    without = Table(
+        f"{JUDGED} listeners with and without a codec",
+        ("format", "CPU %", "reactor %", "audio %", "packets/s"),
+    )
+    for name, one in (("Opus", windows[JUDGED]), ("L16", plain)):
+        rate = round(one.heard["packets"] / one.heard["seconds"])
+        without.rows.append((name, one.cpu["total"], one.cpu["main"], one.cpu["rest"], rate))
+    result.tables.append(without)
+    result.notes += [
+        "CPU is of one core; reactor and audio are the server's main thread and all others; "
+        "waited: the reactor could have run but had no CPU; machine: all processes, of 200.",
+        "last packet: from a frame's last sample to its last datagram in the last listener's "
+        "socket, by kernel time stamps and sender reports; send_ms: the same as the server sees "
+        "it, over its last 2,000 frames.",
+        "lost: sequence numbers missing, and frames that the server gave up itself.",
+    ]
+    _judge(result, windows, plain)
+    return result
+
+
+def measure(listeners: int, seconds: float, **wanted: str) -> Window:
+    with server() as process, crowd(process.url, listeners, **wanted) as everybody:
+        time.sleep(SETTLE_S)
+        return observe(process, everybody, seconds)
+
+
+def _row(listeners: int, window: Window) -> tuple[object, ...]:
+    cpu, heard = window.cpu, window.heard
+    last = heard.get("last_packet_ms", {})
+    return (
+        listeners,
+        cpu["total"],
+        cpu["main"],
+        cpu["rest"],
+        cpu["waited"],
+        cpu["machine"],
+        window.memory_mb,
+        last.get("p50"),
+        last.get("p99"),
+        window.health["rooms"]["streaming"]["details"]["send_ms_p99"],
+        heard["loss_percent"],
+        heard["jitter_ms"]["p50"],
+        heard["jitter_ms"]["p99"],
+    )
+
+
+def _judge(result: PartResult, windows: dict[int, Window], plain: Window) -> None:
+    judged = windows[JUDGED]
+    heard, cpu = judged.heard, judged.cpu
+    loss, jitter = heard["loss_percent"], heard["jitter_ms"]["p99"]
+    last = heard["last_packet_ms"]["p99"]
+    besides = cpu["main"] + plain.cpu["rest"]
+    for what, target, measured, met in (
+        ("loss", "0", f"{loss:.3f} % ({heard['lost'] + heard['never_sent']} packets)", loss == 0),
+        ("jitter p99", "< 1 ms", f"{jitter:.2f} ms", jitter < 1),
+        ("frame complete to last datagram, p99", "< 2 ms", f"{last:.2f} ms", last < 2),
+        ("CPU", "< 80 %", f"{cpu['total']:.1f} %", cpu["total"] < 80),
+        (
+            "CPU besides the codec (reactor, and the audio threads without codec)",
+            "< 15 %",
+            f"{cpu['main']:.1f} + {plain.cpu['rest']:.1f} = {besides:.1f} %",
+            besides < 15,
+        ),
+    ):
+        result.verdicts.append(Verdict(f"{JUDGED} listeners: {what}", target, measured, met))
+    full = windows.get(FULL_HOUSE)
+    if full is None:
+        result.verdicts.append(
+            Verdict(f"{FULL_HOUSE:,} listeners on this machine", "all served", "not tried", None)
+        )
+        return
+    loss = full.heard["loss_percent"]
+    result.verdicts.append(
+        Verdict(
+            f"{FULL_HOUSE:,} listeners on this machine",
+            f"loss < {KEEPS_UP_LOSS:g} %",
+            f"{full.heard['listeners']:,} joined, {loss:.2f} % lost",
+            full.heard["listeners"] == FULL_HOUSE and loss < KEEPS_UP_LOSS,
+        )
+    )
