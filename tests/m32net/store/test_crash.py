@@ -17,11 +17,12 @@ from typing import Any
 from twisted.trial import unittest
 
 import m32net
+from tests.support.processes import SOAK
 from tests.support.store import inline_settings, quick_check
 from tests.support.store_writer import CHANNELS, KINDS, told_by
 
 ROOT = Path(m32net.__file__).parent.parent
-KILLS = 50
+KILLS = 500 if SOAK else 50
 SEED_STEP = 10_000
 
 
