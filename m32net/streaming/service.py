@@ -308,7 +308,10 @@ class StreamingService(Service):
         """Do what the registry decided; tell the audio room if something else is wanted now."""
         changed = False
         for event in self.registry.events():
-            self._DOES[type(event)](self, event)
+            try:
+                self._DOES[type(event)](self, event)
+            except Exception:  # one listener's trouble must not keep the others waiting
+                self.log.failure("{event} was not carried out", event=type(event).__name__)
             changed = changed or self._changes_demand(event)
         if changed:
             demand = self.registry.demand()

@@ -233,6 +233,15 @@ class ServiceTest(unittest.TestCase):
         self.service.configure(link, messages.ClientConfig(udp_port=ears.getsockname()[1]))
         self.assertEqual(link.last(messages.Stream).sample_rate, 32_000)
 
+    def test_one_listeners_trouble_is_not_the_others(self) -> None:
+        """STR-10: a connection that fails when told keeps nobody else from being told."""
+        first, second = self.join(40_000), self.join(40_002)
+        self.patch(first, "send", lambda message: 1 // 0)
+        self.service.change_offer(AudioOffer(channels=(1,)), "fewer channels")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(second.last(messages.Event).type, "config_changed")
+        self.assertEqual(self.demand, {})
+
     def test_receiver_reports_become_quality(self) -> None:
         """STR-12: loss and jitter from RTCP, kept, and a warning when they are poor (STR-31)."""
         link = self.join(40_000)
