@@ -31,7 +31,8 @@ class RefusedError(Exception):
 class QualityReport:
     """What one listener experienced lately, whoever measured it.
 
-    :ivar source: ``rtcp`` (receiver report), ``qos`` (POST /qos-metrics) or ``ntp``.
+    :ivar source: ``rtcp`` (receiver report), ``qos`` (POST /qos-metrics; its
+        latency is corrected by the NTP exchange).
     :ivar loss: fraction 0..1 of the packets expected, or None where this source does not know.
     :ivar jitter_ms: RFC 3550 interarrival jitter.
     :ivar latency_ms: one way, server to listener.
@@ -102,8 +103,8 @@ class IListeners(Protocol):
         """
         ...
 
-    def message_all(self, reason: str, fields: Mapping[str, Any]) -> int:
-        """Send a ``custom_message`` event to every listener; returns how many."""
+    def tell_all(self, kind: str, reason: str, fields: Mapping[str, Any]) -> int:
+        """Send every listener an event of this type (STR-31); returns how many there were."""
         ...
 
     def totals(self) -> Mapping[str, int]:

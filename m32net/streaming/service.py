@@ -195,9 +195,6 @@ class StreamingService(Service):
     def refused(self) -> int:
         return self.registry.refused
 
-    def message_all(self, reason: str, fields: Mapping[str, Any]) -> int:
-        return self.tell_all("custom_message", reason, fields)
-
     def request_audio(self, host: str, udp_port: int, client_id: str | None) -> Mapping[str, Any]:
         try:
             one = self.registry.request_audio(host, udp_port, client_id, self.seconds())

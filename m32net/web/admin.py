@@ -44,6 +44,8 @@ MAX_CHANGES = 64
 MAX_MESSAGE_FIELDS = 20
 MAX_MESSAGE_BYTES = 8 * 1024
 MAX_QUALITY_ROWS = 10_000
+EVENT_FIELDS = frozenset({"new_sample_rate", "reconnect_after"})
+"""Fields of an event that mean something to listeners; a message must not set them."""
 
 
 class AdminRoutes(PublicRoutes):
@@ -171,16 +173,17 @@ class AdminRoutes(PublicRoutes):
     def message(self, request: Request) -> bytes:
         self.admin(request)
         fields = json_body(request, dict[str, str | int | float | bool | None])
-        reason = _converted(fields).reason
-        extra = {name: value for name, value in fields.items() if name != "reason"}
-        if "type" in extra:
-            raise RefusedError("invalid_value", "type: is the event's own and can't be given")
+        message = _converted(fields)
+        extra = {name: value for name, value in fields.items() if name not in {"reason", "type"}}
+        for name in EVENT_FIELDS & extra.keys():
+            raise RefusedError("invalid_value", f"{name}: is the event's own and can't be given")
         if len(extra) > MAX_MESSAGE_FIELDS or len(msgspec.json.encode(fields)) > MAX_MESSAGE_BYTES:
             raise RefusedError(
                 "invalid_value",
                 f"a message has at most {MAX_MESSAGE_FIELDS} fields and {MAX_MESSAGE_BYTES} bytes",
             )
-        return json_answer(request, MessageAnswer("ok", self.listeners.message_all(reason, extra)))
+        told = self.listeners.tell_all(message.type, message.reason, extra)
+        return json_answer(request, MessageAnswer("ok", told))
 
     # -- cluster and clock: a server alone ---------------------------------------------------------
 
@@ -202,5 +205,5 @@ def _converted(fields: dict[str, Any]) -> Message:
     try:
         return msgspec.convert(fields, Message)
     except msgspec.ValidationError as error:
-        reason = str(error).partition(" - at ")[0]
-        raise RefusedError("invalid_value", f"reason: {reason}") from None
+        reason, _, path = str(error).partition(" - at `$.")
+        raise RefusedError("invalid_value", f"{path.rstrip('`') or 'reason'}: {reason}") from None

@@ -38,6 +38,12 @@ def set_header(request: Request, name: str, value: str) -> None:
     request.responseHeaders.setRawHeaders(name, [value])
 
 
+def header(request: Request, name: bytes) -> str | None:
+    """The last value of a header, whatever bytes it holds; ``getHeader`` fails at some."""
+    values = request.requestHeaders.getRawHeaders(name)
+    return values[-1].decode("utf-8", "replace") if values else None
+
+
 def answer(request: Request, body: bytes, media_type: str, status: int = 200) -> bytes:
     """Set what describes ``body`` and give it back, for a route to return."""
     request.setResponseCode(status)
@@ -127,10 +133,10 @@ def check_origin(request: Request) -> None:
 
     :raises RefusedError: 403.
     """
-    origin = request.getHeader("Origin")
+    origin = header(request, b"Origin")
     if origin is None:
         return
-    host = request.getHeader("Host") or ""
+    host = header(request, b"Host") or ""
     try:
         same = urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:
@@ -146,7 +152,7 @@ def check_origin(request: Request) -> None:
 
 def session_token(request: Request) -> str | None:
     """The token a request carries: ``Authorization: Bearer``, else the cookie."""
-    kind, _, token = (request.getHeader("Authorization") or "").partition(" ")
+    kind, _, token = (header(request, b"Authorization") or "").partition(" ")
     if kind.lower() == "bearer":
         return token.strip()
     cookie = request.getCookie(COOKIE.encode())  # type: ignore[no-untyped-call]

@@ -267,9 +267,13 @@ class QualityBody(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True):
-    """Told to every listener; further fields, plain values, are passed on with it."""
+    """Told to every listener; further fields, plain values, are passed on with it.
+
+    :ivar type: ``custom_message`` is shown; ``reconnect`` makes listeners connect anew (STR-31).
+    """
 
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
+    type: Literal["custom_message", "reconnect"] = "custom_message"
 
 
 class MessageAnswer(Struct, frozen=True):

@@ -43,7 +43,7 @@ class FakeListeners:
     """Host to client id of the control session from there."""
     descriptions: dict[str, str] = field(default_factory=dict)
     reports: list[tuple[str, str, QualityReport]] = field(default_factory=list)
-    messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    messages: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     ports: list[tuple[str, int, str | None]] = field(default_factory=list)
 
     def snapshot(self) -> Sequence[ListenerStatus]:
@@ -74,8 +74,8 @@ class FakeListeners:
             raise RefusedError("unknown_listener", "there is no such listener", 404)
         self.reports.append((client_id, host, report))
 
-    def message_all(self, reason: str, fields: Mapping[str, Any]) -> int:
-        self.messages.append((reason, dict(fields)))
+    def tell_all(self, kind: str, reason: str, fields: Mapping[str, Any]) -> int:
+        self.messages.append((kind, reason, dict(fields)))
         return len(self.statuses)
 
     def totals(self) -> Mapping[str, int]:

@@ -400,7 +400,7 @@ class ServiceTest(unittest.TestCase):
 
         self.send(*range(5))
         self.assertEqual(flags(), [1, 1, 1, None, None])
-        self.service.message_all("louder!", {})
+        self.service.tell_all("custom_message", "louder!", {})
         self.send(*range(5, 9))
         self.assertEqual(flags(), [5, 5, 5, None])
         self.service.channels_renamed()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
+from twisted.web.http_headers import Headers
+
 from m32net.interfaces import QualityReport
 from m32net.settings import AudioConfigChanged, ChannelsChanged
 from m32net.web.openapi import OPERATIONS
@@ -32,6 +34,19 @@ class Guard(WebCase):
         for token in ("", "x", "é" * 9, "Bearer", "a" * 5000):
             headers = {"Authorization": f"Bearer {token}"}
             self.assertEqual(self.get("/api/session", headers=headers).status, 401)
+
+    def test_headers_that_are_no_text(self) -> None:
+        """Refused like any wrong one; no traceback for everybody who feels like it."""
+        for name, status in ((b"Authorization", 401), (b"Cookie", 401), (b"Origin", 403)):
+            headers = Headers({name: [b"Bearer \xff\xfe"]})
+            pending = self.treq.request("PUT", f"{HOST}/api/channels", data=b"[]", headers=headers)
+            if name == b"Origin":
+                headers.setRawHeaders(b"Authorization", [f"Bearer {self.log_in()}".encode()])
+                pending = self.treq.request(
+                    "PUT", f"{HOST}/api/channels", data=b"[]", headers=headers
+                )
+            self.treq.flush()
+            self.assertEqual(self.successResultOf(pending).code, status, name)
 
     def test_cookie(self) -> None:
         """The page's way: HttpOnly, SameSite=Strict; it opens what the token opens."""
@@ -286,7 +301,14 @@ class Others(Desk):
         self.listeners.statuses = [listener_status()]
         answer = self.send("POST", "/api/message", {"reason": "Pause 🍺", "minutes": 15})
         self.assertEqual(answer.json, {"status": "ok", "listeners": 1})
-        self.assertEqual(self.listeners.messages, [("Pause 🍺", {"minutes": 15})])
+        self.assertEqual(self.listeners.messages, [("custom_message", "Pause 🍺", {"minutes": 15})])
+
+    def test_reconnect(self) -> None:
+        """STR-31: everybody is asked to connect anew."""
+        self.listeners.statuses = [listener_status()]
+        body = {"reason": "after the restart of the access point", "type": "reconnect"}
+        self.assertEqual(self.send("POST", "/api/message", body).status, 200)
+        self.assertEqual(self.listeners.messages, [("reconnect", body["reason"], {})])
 
     def test_message_refused(self) -> None:
         for body in (
@@ -295,6 +317,8 @@ class Others(Desk):
             {"reason": 5},
             {"reason": "x" * 501},
             {"reason": "x", "type": "server_shutdown"},
+            {"reason": "x", "new_sample_rate": "abc"},
+            {"reason": "x", "reconnect_after": 1e9},
             {"reason": "x", "big": "y" * 9000},
             {"reason": "x", "nested": {"a": []}},
             {"reason": "x", **{f"f{i}": i for i in range(21)}},
