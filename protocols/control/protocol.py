@@ -25,6 +25,7 @@ from autobahn.twisted.websocket import (
     WebSocketServerProtocol,
 )
 from autobahn.util import encode_truncate
+from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
@@ -168,6 +169,10 @@ class ControlServerProtocol(_Shell, WebSocketServerProtocol):  # type: ignore[mi
             self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
         super().connectionMade()
+
+    def onConnect(self, request: object) -> None:
+        if self.factory.closing:
+            raise ConnectionDeny(ConnectionDeny.SERVICE_UNAVAILABLE, "the server is stopping")  # type: ignore[no-untyped-call]
 
     def onOpen(self) -> None:
         factory: ControlServerFactory = self.factory
@@ -329,6 +334,7 @@ class ControlServerFactory(WebSocketServerFactory):
         self.open_timeout_s = open_timeout_s
         self.close_timeout_s = close_timeout_s
         self.connections: set[ControlConnection] = set()
+        self.closing = False
         self._empty: list[Deferred[None]] = []
         self.setProtocolOptions(  # type: ignore[no-untyped-call]
             webStatus=False,
@@ -357,7 +363,11 @@ class ControlServerFactory(WebSocketServerFactory):
                 deferred.callback(None)
 
     def close_all(self, code: int = CLOSE_GOING_AWAY, reason: str = "") -> Deferred[None]:
-        """Close every connection; fires when all are gone, at most ``close_timeout_s`` later."""
+        """Close every connection and take no more; the next is answered 503.
+
+        :returns: fires when all are gone, at most ``close_timeout_s`` later.
+        """
+        self.closing = True
         done: Deferred[None] = Deferred()
         self._empty.append(done)
         for connection in list(self.connections):

@@ -192,6 +192,18 @@ class ClosingTests(unittest.TestCase):
         self.successResultOf(done)
         self.assertEqual(self.server.clock.getDelayedCalls(), [])
 
+    def test_who_comes_while_all_are_closed(self):
+        """Somebody is turned away, or a server that stops would wait for them."""
+        client = self.server.client()
+        done = self.server.factory.close_all(1001, "maintenance")
+        late = self.server.client(open=False)
+        answer = late.open()
+        self.assertTrue(answer.startswith(b"HTTP/1.1 503 "), answer)
+        self.assertIn(b"the server is stopping", answer)
+        client.lose(Failure(ConnectionLost()))
+        self.successResultOf(done)
+        self.assertEqual(self.server.factory.connections, set())
+
     def test_close_all_of_none(self):
         self.successResultOf(self.server.factory.close_all())
 
