@@ -122,15 +122,20 @@ def makeService(options: Options) -> Server:
 def _stop_on_signals(reactor: Any) -> None:
     """SIGTERM and SIGINT stop in order, with exit status 0; a second one ends at once (CON-50).
 
-    Twisted's own handlers would make twistd end by the signal after the orderly stop.
+    So does SIGHUP, when the terminal is closed, unless it is ignored (``nohup``): listeners are
+    told either way.  Twisted's own handlers would make twistd end by the signal after the orderly
+    stop.
     """
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
 
     def stop(_number: int, _frame: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             signal.signal(number, signal.SIG_DFL)
         reactor.callFromThread(reactor.stop)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         signal.signal(number, stop)
 
 
