@@ -56,6 +56,7 @@ class History:
     """Appends and reads the two tables.
 
     :ivar dropped: rows lost because too many waited or a write failed.
+    :ivar failure: why the last write failed; None if it did not.
     """
 
     _log = RoomLog()
@@ -66,6 +67,7 @@ class History:
         self._quality: deque[QualityRow] = deque()
         self._events: deque[EventRow] = deque()
         self.dropped = 0
+        self.failure: str | None = None
 
     def add_quality(self, row: QualityRow) -> None:
         self._add(self._quality, row)
@@ -90,19 +92,23 @@ class History:
         self._quality.clear()
         self._events.clear()
 
+        def written(_: object) -> None:
+            self.failure = None
+
         def lost(failure: Failure) -> None:
+            self.failure = failure.getErrorMessage()
             self.dropped += len(quality) + len(events)
             self._log.error(
                 "history: {count} rows are lost: {reason}",
                 count=len(quality) + len(events),
-                reason=failure.getErrorMessage(),
+                reason=self.failure,
             )
 
         def write(cursor: sqlite3.Cursor) -> None:
             _insert(cursor, quality, events)
             _forget(cursor, now, self._retention)
 
-        return self._database.run(write).addErrback(lost)
+        return self._database.run(write).addCallbacks(written, lost)
 
     def quality(
         self, client_id: str | None, since: float, limit: int

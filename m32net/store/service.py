@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 from twisted.application.service import Service
@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
-from m32net.interfaces import Health, QualityReport
+from m32net.interfaces import Health, QualityReport, RefusedError
 from m32net.log import RoomLog
 from m32net.settings import (
     AudioConfig,
@@ -159,11 +159,11 @@ class SettingsService(Service):
         return lambda: self._subscribers.remove(callback)
 
     def health(self) -> Health:
-        """Degraded while the last change that was to be written could not be."""
+        """Degraded while what was to be written last, settings or history, could not be."""
         details = {"history_dropped": self.history.dropped}
-        if self._failure is None:
-            return Health("healthy", (), details)
-        return Health("degraded", (f"settings cannot be saved: {self._failure}",), details)
+        failures = {"settings": self._failure, "history": self.history.failure}
+        reasons = tuple(f"{what} cannot be saved: {why}" for what, why in failures.items() if why)
+        return Health("degraded" if reasons else "healthy", reasons, details)
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -306,7 +306,14 @@ class SettingsService(Service):
         return self._in_turn(step)
 
     def password_hash(self, user: str) -> Deferred[str | None]:
-        return self._database.run(lambda cursor: rows.password_hash(cursor, user))
+        reading = self._database.run(lambda cursor: rows.password_hash(cursor, user))
+        return reading.addErrback(self._unreadable)
+
+    def _unreadable(self, failure: Failure) -> NoReturn:
+        failure.trap(sqlite3.Error)  # type: ignore[no-untyped-call]
+        why = failure.getErrorMessage()
+        self._log.error("store: nothing could be read: {why}", why=why)
+        raise RefusedError("not_readable", f"the database could not be read: {why}", 503)
 
     # -- history -----------------------------------------------------------------------------------
 
@@ -331,7 +338,7 @@ class SettingsService(Service):
     def quality_history(
         self, *, client_id: str | None = None, since: float = 0.0, limit: int = 1000
     ) -> Deferred[list[QualityRow]]:
-        return self.history.quality(client_id, since, limit)
+        return self.history.quality(client_id, since, limit).addErrback(self._unreadable)
 
     # -- life --------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from twisted.internet import defer, reactor
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
-from m32net.interfaces import QualityReport
+from m32net.interfaces import QualityReport, RefusedError
 from m32net.settings import (
     MAX_NAME,
     AudioConfig,
@@ -316,6 +316,27 @@ class Order(Settings):
         self.assertIn("disk is full", health.reasons[0])
         self.database.failure = None
         self.done(self.service.set_thresholds(Thresholds(1, 2), who="t"))
+        self.assertEqual(self.service.health().state, "healthy")
+
+    def test_read_fails(self) -> None:
+        """Nobody can log in with an unreadable database, and is told why."""
+        self.database.failure = sqlite3.OperationalError("disk I/O error")
+        for reading in (self.service.password_hash("admin"), self.service.quality_history()):
+            error = self.failureResultOf(reading, RefusedError).value
+            self.assertEqual((error.code, error.status), ("not_readable", 503))
+            self.assertIn("disk I/O error", error.message)
+
+    def test_history_fails(self) -> None:
+        """Health says so until a write succeeds."""
+        self.database.failure = sqlite3.OperationalError("database or disk is full")
+        self.service.note_event("device_lost", "gone")
+        self.successResultOf(self.service.history.flush(0.0))
+        health = self.service.health()
+        self.assertEqual(health.state, "degraded")
+        self.assertEqual(health.reasons, ("history cannot be saved: database or disk is full",))
+        self.database.failure = None
+        self.service.note_event("device_back", "here")
+        self.successResultOf(self.service.history.flush(0.0))
         self.assertEqual(self.service.health().state, "healthy")
 
     def test_failing_subscriber(self) -> None:
