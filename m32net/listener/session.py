@@ -39,6 +39,8 @@ SILENCE_S: Final = 10.0
 """Streaming without a packet for so long: ask again."""
 QOS_INTERVAL_S: Final = 5.0
 MAX_RECONNECT_AFTER_S: Final = 300.0
+BYE_TIMEOUT_S: Final = 1.0
+"""How long a server may take to let go of a listener that leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Session:
     :param environment: for the thresholds (STR-27).
     :param tell: called with sentences for people.
     :param random: gives numbers 0 <= x < 1.
-    :ivar ended: fires with None after :meth:`stop`, or fails with :class:`ListenerError`.
+    :ivar ended: fires with None when :meth:`stop` is done, or fails with :class:`ListenerError`.
     """
 
     def __init__(
@@ -117,8 +119,9 @@ class Session:
         self._backoff = Backoff(random)
         self._clock = NtpFilter()
         self._token: str | None = None
-        self._step_rate: int | None = None  # a rate the server told us to take
+        self._step_rate: int | None = None  # the best rate, as the server told us
         self._client: ControlClient | None = None
+        self._leaving: ControlClient | None = None  # has been told bye
         self._opening: Deferred[ControlClient] | None = None
         self._learning: Deferred[Any] | None = None
         self._timer: IDelayedCall | None = None
@@ -138,17 +141,23 @@ class Session:
         self._pulse = self._reactor.callLater(1.0, self._beat)
         self._happen(Happening.START)
 
-    def stop(self) -> list[Exception]:
+    def stop(self) -> Deferred[list[Exception]]:
         """Say bye, close everything and finish the recordings.
 
-        :returns: what went wrong with them.
+        :returns: fires when the control connection is gone, after :data:`BYE_TIMEOUT_S` at most,
+            and the recordings are finished, with what went wrong with them.
         """
         self._happen(Happening.STOP)
         if self._pulse is not None and self._pulse.active():
             self._pulse.cancel()
-        errors = self.receiver.stop()
-        self._finish(None)
-        return errors
+        recorded = self.receiver.stop()
+        gone = self._gone()
+
+        def stopped(errors: list[Exception]) -> list[Exception]:
+            self._finish(None)
+            return errors
+
+        return gone.addCallback(lambda _: recorded).addCallback(stopped)
 
     def _happen(self, what: Happening, argument: Any = None) -> None:
         self.state, action = TABLE[self.state, what]
@@ -226,7 +235,7 @@ class Session:
         assert self._client is not None
         config: Any = ClientConfig(
             channels=self._channels(),
-            sample_rate=self._step_rate or wishes.sample_rate,
+            sample_rate=min(filter(None, (self._step_rate, wishes.sample_rate)), default=None),
             compression=wishes.codec,  # type: ignore[arg-type]
             layout=wishes.layout,  # type: ignore[arg-type]
             udp_port=self.receiver.port,
@@ -281,18 +290,31 @@ class Session:
         self._set_timer(delay, Happening.DUE, None)
 
     def _leave(self, reason: str) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close("reconnecting")
+        self._say_bye("reconnecting")
         self._back_off(reason)
 
     def _end(self, argument: None) -> None:
         self._drop_learning()
         if self._opening is not None:
             self._opening.cancel()
+        self._say_bye("bye")
+
+    def _say_bye(self, reason: str) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.close("bye")
+            self._leaving = client
+            client.close(reason)
+
+    def _gone(self) -> Deferred[None]:
+        """Fires when the connection that was closed last is gone, or has had its time."""
+        gone: Deferred[None] = Deferred()
+        client, self._leaving = self._leaving, None
+        if client is None:
+            gone.callback(None)
+        else:
+            client.when_gone(lambda: gone.callback(None))
+            gone.addTimeout(BYE_TIMEOUT_S, self._reactor, lambda *_: client.abort())
+        return gone
 
     # -- what the server says
 

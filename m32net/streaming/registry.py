@@ -315,18 +315,23 @@ class Registry:
     ) -> None:
         """The engineer changed format or mapping: streams that no longer fit end (STR-10).
 
-        Listeners whose streams stay the same under the new offer are not disturbed.
+        Listeners whose streams stay the same under the new offer are not disturbed, but those
+        who asked for the old best rate hear of a better one: they may have asked for it because
+        they were told to.
         """
-        self.offer = offer
+        old, self.offer = self.offer, offer
         for one in list(self):
-            if one.agreement is None or one.config is None:
+            if one.config is None:
                 continue
             try:
                 same = agree(one.config, offer)
             except RefusedError:
                 same = None
-            if same is not None and replace(same, udp_port=one.udp_port) == one.agreement:
-                continue
+            followed = one.config.sample_rate == old.sample_rate < offer.sample_rate
+            if same is not None and not followed:
+                same = replace(same, udp_port=one.udp_port)
+                if one.agreement == same:
+                    continue
             self._halt(one, reason)
             if one.state != "gone":
                 self._events.append(Told(one, "config_changed", reason, fields or {}))

@@ -313,6 +313,14 @@ class ComingBackTest(SessionCase):
         self.assertEqual(self.receiver.heard[-1], (slower, "192.0.2.1"))
         self.assertEqual(self.session.state, Life.STREAMING)
 
+    def test_never_above_the_rate_wished(self) -> None:
+        """STR-42: down and up again, but no further than the listener wants."""
+        self.begin(Wishes(sample_rate=32_000))
+        client = self.streaming()
+        for told, asked in ((24_000, 24_000), (48_000, 32_000)):
+            client.tell(events.ServerEvent(Event("config_changed", "x", new_sample_rate=told)))
+            self.assertEqual(client.asked[-1].sample_rate, asked)
+
     def test_changed_twice_asks_once_with_the_last_answer(self) -> None:
         self.begin()
         client = self.streaming()

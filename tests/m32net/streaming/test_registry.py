@@ -356,6 +356,33 @@ class ChangeTest(unittest.TestCase):
         assert isinstance(started, StreamsStarted)
         self.assertEqual(started.agreement.profile.sample_rate, 32_000)
 
+    def test_up_again_after_a_step_down(self) -> None:
+        """STR-42: who asked for the lower rate it was told of hears of the better one too."""
+        registry = make()
+        for link, rate in (("a", None), ("b", 24_000)):
+            registry.connected(link, PHONE, 0)
+            registry.configure(link, ClientConfig(udp_port=5004, sample_rate=rate), 0)
+        registry.change_offer(AudioOffer(channels=OFFER.channels, sample_rate=32_000), "down")
+        registry.configure("a", ClientConfig(udp_port=5004, sample_rate=32_000), 1)
+        list(registry.events())
+        registry.change_offer(OFFER, "up")
+        self.assertEqual(
+            [(type(event), event.listener.link) for event in registry.events()],  # type: ignore[union-attr]
+            [(StreamsStopped, "a"), (Told, "a")],
+        )
+
+    def test_changed_again_before_the_listener_asked(self) -> None:
+        """STR-10: it may already have taken note of the first change, so it hears of the second."""
+        registry = make()
+        join(registry, "a")
+        for rate in (32_000, 24_000):
+            list(registry.events())
+            changed = AudioOffer(channels=OFFER.channels, sample_rate=rate)
+            registry.change_offer(changed, "slower", {"new_sample_rate": rate})
+            told = list(registry.events())[-1]
+            assert isinstance(told, Told)
+            self.assertEqual(told.fields, {"new_sample_rate": rate})
+
     def test_unchanged_offer_disturbs_nobody(self) -> None:
         """STR-10: a rename or recolour leaves the offer equal."""
         registry = make()
