@@ -90,24 +90,44 @@ class ControlClient:
 
     :ivar session: the core, for its ``state``, ``welcome`` and ``clock``.
     :ivar host: the server's IP address; its audio comes from there.
+    :ivar gone: whether nothing is left of the connection.
     """
 
     def __init__(self, shell: ClientShell, session: ClientSession, host: str) -> None:
         self.session = session
         self.host = host
+        self.gone = False
         self._shell = shell
+        self._when_gone: list[Callable[[], object]] = []
 
     def configure(self, config: messages.ClientConfig) -> None:
         """Ask for audio, or for other audio."""
         self._shell.configure(config)
 
     def close(self, reason: str = "bye") -> None:
-        """Say bye and close.  The owner hears a ``SessionClosed``."""
+        """Say bye and close.  The owner hears a ``SessionClosed`` at once, before the server does.
+
+        Who ends the process must wait for :meth:`when_gone`, or the bye stays here.
+        """
         self._shell.close(reason)
 
     def abort(self) -> None:
         """Drop the connection without a word, as a fault would."""
         self._shell.abort()
+
+    def when_gone(self, tell: Callable[[], object]) -> None:
+        """``tell()`` is called once, when nothing is left of the connection; now if that is so."""
+        if self.gone:
+            tell()
+        else:
+            self._when_gone.append(tell)
+
+    def mark_gone(self) -> None:
+        """The connection is gone; called by the shell."""
+        self.gone = True
+        waiting, self._when_gone = self._when_gone, []
+        for tell in waiting:
+            tell()
 
 
 class Delivery(Generic[Event]):

@@ -210,6 +210,11 @@ class ControlServerProtocol(_Shell, WebSocketServerProtocol):  # type: ignore[mi
         self._carry_out(self.session.lost(code or CLOSE_NONE_RECEIVED, reason or ""))
         self.factory.gone(self.connection)
 
+    def dropConnection(self, abort: bool = False) -> None:
+        # After a clean close Autobahn aborts; a close frame not yet written would be thrown away,
+        # as when bye and close come in one segment.  The guard is over a peer that does not read.
+        super().dropConnection(abort=abort and not self.wasClean)
+
     def sendHttpErrorResponse(
         self, code: int, reason: str, responseHeaders: list[tuple[str, str]] | None = None
     ) -> None:
@@ -417,6 +422,7 @@ class ControlClientProtocol(_Shell, WebSocketClientProtocol):  # type: ignore[mi
                 self.ready.errback(ControlConnectError(reason or "the server closed"))
         else:
             self._carry_out(self.session.lost(code or CLOSE_NONE_RECEIVED, reason or ""))
+            self.client.mark_gone()
 
     def configure(self, config: messages.ClientConfig) -> None:
         self.session.configure(config)

@@ -146,6 +146,17 @@ class ClientTests(unittest.TestCase):
         self.clock.advance(2.0)
         self.assertTrue(self.wire.transport.aborted)
 
+    def test_gone(self):
+        """Saying bye is one thing, the connection being gone another."""
+        client, gone = self.accept(), []
+        client.when_gone(lambda: gone.append(1))
+        client.close()
+        self.assertEqual((gone, client.gone), ([], False))
+        self.lose(ConnectionDone())
+        self.assertEqual((gone, client.gone), ([1], True))
+        client.when_gone(lambda: gone.append(2))
+        self.assertEqual(gone, [1, 2])
+
     def test_too_large_an_answer(self):
         """CON-2."""
         self.accept()

@@ -25,8 +25,10 @@ from protocols.control import events, messages
 from protocols.control.client_session import ClientSession
 from protocols.control.protocol import (
     ControlClientFactory,
+    ControlClientProtocol,
     ControlConnectError,
     ControlServerFactory,
+    ControlServerProtocol,
     connect,
 )
 from tests.support.certificate import self_signed
@@ -125,6 +127,25 @@ class LoopbackTests(unittest.TestCase):
         self.assertEqual(self.seen[0], events.Joined(messages.Hello(name="Änne’s 🎧")))
         self.assertEqual(self.seen[1].config.channels[0].name, "🥁")
         self.assertEqual(self.seen[-1], events.SessionClosed("bye", 1000, "enough"))
+
+    @inlineCallbacks
+    def test_leaving_is_clean(self):
+        """Bye and close go together, and both ends see the close answered."""
+        ends = []
+        for shell in (ControlClientProtocol, ControlServerProtocol):
+
+            def closed(this, clean, code, reason, whole=shell.onClose):
+                ends.append((clean, code))
+                whole(this, clean, code, reason)
+
+            self.patch(shell, "onClose", closed)
+        client = yield self.open()
+        gone = Deferred()
+        client.when_gone(lambda: gone.callback(None))
+        client.close()
+        yield gone.addTimeout(10, reactor)
+        yield self.gone()
+        self.assertEqual(ends, [(True, 1000), (True, 1000)])
 
     @inlineCallbacks
     def gone(self):

@@ -130,6 +130,18 @@ class ConversationTests(unittest.TestCase):
         self.assertEqual(self.server.told[-1], e.SessionClosed("bye", 1000, "bye"))
         self.assertEqual(client.close_code(), (1000, "bye"))
 
+    def test_bye_and_close_in_one_segment(self):
+        """The answer to the close still goes out before the connection is dropped."""
+        client = self.server.client()
+        client.say(type="hello")
+        client.feed(frame(TEXT, b'{"type":"bye"}') + frame(CLOSE, b"\x03\xe8bye"))
+        self.assertEqual(self.server.told[-1], e.SessionClosed("bye", 1000, "bye"))
+        self.assertEqual(client.close_code(), (1000, "bye"))
+        self.assertTrue(client.transport.disconnecting)
+        self.assertFalse(client.transport.aborted)
+        self.server.clock.advance(10)  # a peer that does not even take that
+        self.assertTrue(client.transport.aborted)
+
     def test_a_close_without_bye_is_a_loss(self):
         """STR-5: a reloaded page comes back."""
         client = self.server.client()
