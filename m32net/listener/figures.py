@@ -22,6 +22,7 @@ class Figures:
         be, if nothing is played.
     :ivar buffer_reason: why, for people.
     :ivar late: packets that came too late for that delay.
+    :ivar dropped: packets dropped because too much was held back (STR-24).
     :ivar concealed_ms: audio put in for what was lost, as a mean over the channels.
     :ivar skipped_ms: audio that was left out while playing, since it was no longer timely.
     :ivar capture_ms: from capture to arrival, or while playing to the ear.
@@ -35,6 +36,7 @@ class Figures:
     buffer_ms: float = 0.0
     buffer_reason: str = ""
     late: int = 0
+    dropped: int = 0
     concealed_ms: float = 0.0
     skipped_ms: float = 0.0
     capture_ms: float | None = None

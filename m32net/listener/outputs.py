@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.python.failure import Failure
 
 from m32net.listener.chain import Chain, Output
 from m32net.listener.decode import as_float
 from m32net.listener.delay import DelaySettings, PlayoutDelay
 from m32net.listener.depacketize import StreamPlan
+from m32net.listener.disk import OnDisk, at_once
 from m32net.listener.filtering import load_lfilter
 from m32net.listener.mixer import Meters, Mixer
 from m32net.listener.playback import SoundCard, Speaker, Stereo
@@ -39,6 +43,7 @@ class Outputs:
     :param record_mix: WAV file for the mix.
     :param card: to play the mix on.
     :param mix: the musician's settings.
+    :param on_disk: does what waits for the disk.
     """
 
     def __init__(
@@ -48,9 +53,10 @@ class Outputs:
         record_mix: Path | None = None,
         card: SoundCard | None = None,
         mix: Mix | None = None,
+        on_disk: OnDisk = at_once,
     ) -> None:
-        self.tracks = None if record is None else Recorder(record)
-        self.stereo = None if record_mix is None else Recorder(record_mix)
+        self.tracks = None if record is None else Recorder(record, on_disk)
+        self.stereo = None if record_mix is None else Recorder(record_mix, on_disk)
         self.card = card
         self.mix = mix or Mix()
         if self.tracks or self.stereo or card:
@@ -97,7 +103,11 @@ class Outputs:
             self.live = Chain(plan, thresholds, delay, (self._play(plan, self.card),))
 
     def set_mix(self, mix: Mix) -> None:
-        """Mix differently from now on."""
+        """Mix differently from now on.
+
+        A channel muted now is still sent, and can be heard again at once; only what the mix mutes
+        when the session asks for audio is not sent.
+        """
         self.mix = mix
         for mixer in self._mixers:
             mixer.set_mix(mix)
@@ -114,24 +124,29 @@ class Outputs:
             self.lossless.flush()
         self.lossless = self.live = None
 
-    def close(self) -> list[RecordingError]:
+    def close(self) -> Deferred[list[Exception]]:
         """Finish the files and release the sound card; nothing may be called afterwards.
 
-        :returns: what went wrong; the files hold what was written before.
+        :returns: fires when the files are on the disk, with what went wrong; they hold what was
+            written before.
         """
-        errors = []
-        steps: list[Callable[[], None]] = [self.end]
-        steps += [one.close for one in (self.tracks, self.stereo) if one is not None]
-        for step in steps:
-            try:
-                step()
-            except RecordingError as error:
-                errors.append(error)
+        errors: list[Exception] = []
+        try:
+            self.end()
+        except RecordingError as error:
+            errors.append(error)
         if self.card is not None:
             with suppress(Exception):  # PortAudio on the way out
                 self.card.stop()
         self.speaker = self._playing = None
-        return errors
+
+        def failed(failure: Failure) -> None:
+            errors.append(cast(Exception, failure.value))
+
+        closing = [
+            one.close().addErrback(failed) for one in (self.tracks, self.stereo) if one is not None
+        ]
+        return gatherResults(closing).addCallback(lambda _: errors)
 
     def meters(self) -> Meters | None:
         """Levels of what is heard, or else of the recorded mix, since the last call."""

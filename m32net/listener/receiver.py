@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from m32net.listener.decode import OpusUnavailable
 from m32net.listener.delay import PlayoutDelay
 from m32net.listener.depacketize import StreamPlan
 from m32net.listener.figures import Figures
+from m32net.listener.held import HeldBack
 from m32net.listener.latency import LatencyMeter
 from m32net.listener.outputs import Outputs
 from m32net.listener.playback import PlaybackError
@@ -47,12 +49,14 @@ class Receiver:
 
     :param interface: local IPv4 address to receive on; empty for all.
     :param port: UDP port for RTP, the next one is for RTCP; 0 picks a free even pair.
+    :param or_any: pick a free pair also where the port is taken.
     :param wanted: channel ids in the order recordings are to have; None: as they come.
     :param force_delay_ms: every packet is held back so long before it is looked at (STR-24).
     :param failed: called with an error of the outputs (a full disk, a lost sound card) after
         which they are not used any more.
     :param ssrc: of our reports.
     :param random: gives numbers 0 <= x < 1.
+    :ivar instead_of: the port that was taken, if another was picked for it.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Receiver:
         *,
         interface: str = "",
         port: int = 5004,
+        or_any: bool = False,
         outputs: Outputs | None = None,
         wanted: Sequence[int] | None = None,
         thresholds: Thresholds | None = None,
@@ -76,21 +81,23 @@ class Receiver:
         self.reception: StreamReception | None = None
         self.stream: Stream | None = None
         self.late = 0
+        self.instead_of: int | None = None
         self._reactor = reactor
+        self._interface = interface
+        self._or_any = or_any
         self._wanted = wanted
         self._thresholds = thresholds or Thresholds()
-        self._force_delay_ns = round(force_delay_ms * 1e6)
         self._failed = failed
         self._ssrc = ssrc
         self._random = random
         self._monotonic_ns = monotonic_ns
         self._realtime_ns = realtime_ns
-        self._sockets = RtpReceiver(reactor, interface, port, self._received, self._rtcp)
+        self._sockets = self._sockets_at(port)
         self._before = Totals()  # of streams that have ended
         self._concealed_before_ms = 0.0
         self._skipped_before_ms = 0.0
         self._early: deque[Datagram] = deque(maxlen=MAX_EARLY)
-        self._held: deque[tuple[float, list[Datagram]]] = deque()
+        self._held = HeldBack(round(force_delay_ms * 1e6))
         self._watch: PlayoutDelay | None = None
         self._pause_from_ns: int | None = None
         self._server = ("", 0)
@@ -111,7 +118,7 @@ class Receiver:
         :raises PortError: the port is taken, or the address is not this machine's.
         """
         try:
-            self._sockets.start()
+            self._open_sockets()
         except OSError as error:
             port = self._sockets.port
             if error.errno == errno.EADDRINUSE:
@@ -119,10 +126,23 @@ class Receiver:
                 raise PortError(f"{reason}; choose another with --udp-port, or 0 for any") from None
             raise PortError(f"UDP port {port}: {error.strerror or error}") from None
 
-    def stop(self) -> list[Exception]:
+    def _open_sockets(self) -> None:
+        try:
+            self._sockets.start()
+        except OSError as error:
+            if not self._or_any or error.errno != errno.EADDRINUSE:
+                raise
+            self.instead_of = self._sockets.port
+            self._sockets = self._sockets_at(0)
+            self._sockets.start()
+
+    def _sockets_at(self, port: int) -> RtpReceiver:
+        return RtpReceiver(self._reactor, self._interface, port, self._received, self._rtcp)
+
+    def stop(self) -> Deferred[list[Exception]]:
         """Close everything; recordings are finished.
 
-        :returns: what went wrong with them.
+        :returns: fires when they are, with what went wrong with them.
         """
         self._sockets.stop()
         for call in (self._report, self._chain_call, self._release):
@@ -130,7 +150,7 @@ class Receiver:
                 call.cancel()
         self._report = self._chain_call = self._release = None
         self._end_stream()
-        return list(self.outputs.close())
+        return self.outputs.close()
 
     # -- what the control session says
 
@@ -169,25 +189,22 @@ class Receiver:
     # -- packets
 
     def _received(self, datagrams: list[Datagram]) -> None:
-        if not self._force_delay_ns:
+        if not self._held.delay_ns:
             self._process(datagrams)
             return
-        delayed = [
-            Datagram(one.data, one.address, one.arrival_ns + self._force_delay_ns)
-            for one in datagrams
-        ]
-        self._held.append((self._now() + self._force_delay_ns / 1e9, delayed))
-        if self._release is None:
-            self._release = self._reactor.callLater(self._force_delay_ns / 1e9, self._release_held)
+        self._held.put(datagrams, self._now())
+        self._schedule_release()
+
+    def _schedule_release(self) -> None:
+        at = self._held.next_timer()
+        if at is not None and self._release is None:
+            delay = max(0.0, at - self._now())
+            self._release = self._reactor.callLater(delay, self._release_held)
 
     def _release_held(self) -> None:
         self._release = None
-        now = self._now()
-        while self._held and self._held[0][0] <= now + 0.0005:
-            self._process(self._held.popleft()[1])
-        if self._held:
-            delay = max(0.0, self._held[0][0] - self._now())
-            self._release = self._reactor.callLater(delay, self._release_held)
+        self._process(self._held.take(self._now()))
+        self._schedule_release()
 
     def _process(self, datagrams: list[Datagram]) -> None:
         reception = self.reception
@@ -310,6 +327,7 @@ class Receiver:
             latency_ms=self.latency.last_ms,
             buffer_ms=0.0 if delay is None else delay.target_ms,
             buffer_reason="nothing received yet" if delay is None else delay.reason,
+            dropped=self._held.dropped,
             late=self.late if live is None else live.buffer.counters.late,
             concealed_ms=self._concealed_ms(),
             skipped_ms=self._skipped_ms(),

@@ -91,6 +91,7 @@ class Progress:
             "reordered": totals.reordered,
             "malformed": totals.malformed,
             "late": figures.late,
+            "dropped": figures.dropped,
             "jitter_ms": _ms(figures.jitter_ms),
             "jitter_max_ms": _ms(max(self.jitter_most_ms, figures.jitter_ms)),
             "latency_p50_ms": latency.quantile(0.5),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,44 @@ class LifeTest(RecordingCase):
         self.assertEqual(child.stop(signal.SIGINT), 0, child.text())
         self.assertGreaterEqual(self.summary(child)["reconnects"], 1)
         self.assertGreater(len(self.recorded()), RATE)
+
+    def test_leaving(self) -> None:
+        """STR-5: a listener that is stopped says bye, and leaves no ghost on the server."""
+        server = self.serve("--source=test")
+        token = server.login()
+
+        def listeners() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]]
+            found = server.call("GET", "/api/listeners", token=token)[1]["listeners"]
+            return found
+
+        child = self.listen(server)
+        wait_for(lambda: any(one.get("packets") for one in child.reports()), "audio")
+        self.assertEqual(len(listeners()), 1)
+        self.assertEqual(child.stop(signal.SIGINT), 0, child.text())
+        wait_for(lambda: not listeners(), "the listener is gone", 1.0)
+        self.assertIn("the listener said bye", server.text())
+        self.assertGreater(len(self.recorded()), 0)
+        child = self.listen(server, "--duration=1")
+        self.assertEqual(child.wait(), 0, child.text())
+        wait_for(lambda: not listeners(), "the next one is gone", 1.0)
+        self.assertEqual(server.text().count("has left: the listener said bye"), 2)
+
+    def test_usual_port_is_taken(self) -> None:
+        """A server and a listener on one machine both want UDP port 5004."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            with contextlib.suppress(OSError):  # taken already is as good
+                taken.bind(("127.0.0.1", 5004))
+            server = self.serve("--source=test", "--log-level=error")
+            options = ("--interface=127.0.0.1", "--duration=1")
+            child = ListenProcess(server.url, *options, environment={"UDP_PORT": ""})
+            self.addCleanup(child.close)
+            self.assertEqual(child.wait(), 0, child.text())
+            lines = child.text().splitlines()
+            self.assertEqual(len([one for one in lines if "5004 is in use" in one]), 1)
+            strict = ListenProcess(server.url, *options, environment={"UDP_PORT": "5004"})
+            self.addCleanup(strict.close)
+            self.assertEqual(strict.wait(), 2, strict.text())
 
 
 class ConsoleTest(RecordingCase):

@@ -9,17 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python import usage
 from twisted.trial import unittest
 
 from m32net.listener import command
-from m32net.listener.command import Environment, Listening, ListenOptions, run
+from m32net.listener.command import Listening, run
 from m32net.listener.figures import Figures
 from m32net.listener.latency import LatencyMeter
 from m32net.listener.life import Life
 from m32net.listener.mixer import Mixer
+from m32net.listener.options import Environment, ListenOptions
 from m32net.listener.outputs import Outputs
 from m32net.listener.reception import Totals
 from m32net.listener.report import Progress, status_line, summary_text
@@ -89,7 +90,7 @@ class EnvironmentTest(unittest.TestCase):
 
     def test_defaults(self) -> None:
         environment = Environment({})
-        self.assertEqual((environment.udp_port, environment.force_delay_ms), (5004, 0.0))
+        self.assertEqual((environment.udp_port, environment.force_delay_ms), (None, 0.0))
         self.assertEqual(environment.thresholds, Thresholds(100, 200))
 
     def test_values(self) -> None:
@@ -104,9 +105,17 @@ class EnvironmentTest(unittest.TestCase):
             ({"UDP_PORT": "x"}, "UDP_PORT"),
             ({"FORCE_DELAY_MS": "-1"}, "FORCE_DELAY_MS"),
             ({"FORCE_DELAY_MS": "nan"}, "FORCE_DELAY_MS"),
+            ({"FORCE_DELAY_MS": "1e999"}, "from 0 to 10000 is needed"),
+            ({"FORCE_DELAY_MS": "10001"}, "from 0 to 10000 is needed"),
+            ({"FORCE_DELAY_MS": "9" * 100_000}, "from 0 to 10000 is needed"),
+            ({"FORCE_DELAY_MS": "a\nb\n" * 1000}, "from 0 to 10000 is needed"),
+            ({"UDP_PORT": "9" * 100_000}, "UDP_PORT"),
             ({"JITTER_DROP_MS": "x"}, "JITTER_DROP_MS"),
         ):
-            self.assertIn(word, str(self.assertRaises(usage.UsageError, Environment, variables)))
+            line = str(self.assertRaises(usage.UsageError, Environment, variables))
+            self.assertIn(word, line)
+            self.assertNotIn("\n", line)
+            self.assertLess(len(line), 160)
 
 
 class FakeReceiver:
@@ -116,6 +125,8 @@ class FakeReceiver:
         self.latency = LatencyMeter()
         self.stream = stream()
         self.now = Figures()
+        self.instead_of: int | None = None
+        self.port = 50_000
 
     def figures(self) -> Figures:
         return self.now
@@ -135,13 +146,14 @@ class FakeSession:
         self.round_trip_ms = 1.0
         self.clock_offset_ms = 0.5
         self.errors: list[Exception] = []
+        self.stopping: Deferred[list[Exception]] | None = None
         self.ended: Deferred[None] = Deferred()
 
     def start(self) -> None:
         self.options["tell"]("connected")
 
-    def stop(self) -> list[Exception]:
-        return self.errors
+    def stop(self) -> Deferred[list[Exception]]:
+        return self.stopping or succeed(self.errors)
 
 
 class ListeningTest(unittest.SynchronousTestCase):
@@ -207,7 +219,25 @@ class ListeningTest(unittest.SynchronousTestCase):
 
     def test_option_goes_before_environment(self) -> None:
         listening = self.begin("--udp-port=0", environment={"UDP_PORT": "6000"})
-        self.assertEqual(listening.session.receiver.options["port"], 0)
+        options = listening.session.receiver.options
+        self.assertEqual((options["port"], options["or_any"]), (0, False))
+
+    def test_only_the_usual_port_may_be_another(self) -> None:
+        for arguments, environment, expected in (
+            ((), {}, (5004, True)),
+            (("--udp-port=5004",), {}, (5004, False)),
+            ((), {"UDP_PORT": "5004"}, (5004, False)),
+        ):
+            options = self.begin(*arguments, environment=environment).session.receiver.options
+            self.assertEqual((options["port"], options["or_any"]), expected)
+
+    def test_another_port_is_said(self) -> None:
+        listening = self.begin()
+        listening.session.receiver.instead_of = 5004
+        self.notes.clear()
+        listening.start()
+        said = "UDP port 5004 is in use here; receiving on 50000 (--udp-port chooses another)"
+        self.assertEqual(self.notes, ["connected", said])
 
     def test_mix_and_preset(self) -> None:
         path = Path(self.mktemp())
@@ -244,6 +274,20 @@ class ListeningTest(unittest.SynchronousTestCase):
         listening.session.errors = [OSError("half of it is missing")]
         listening.stop()
         self.assertEqual(self.successResultOf(listening.finished), 1)
+
+    def test_finished_when_the_session_is(self) -> None:
+        """The reactor waits with its shutdown until bye is out and the recordings are done."""
+        listening = self.begin()
+        self.receive(listening, 1, 1)
+        stopping = listening.session.stopping = Deferred()
+        left = listening.stop()
+        self.assertIs(listening.stop(), left)
+        self.assertNoResult(left)
+        self.assertNoResult(listening.finished)
+        stopping.callback([OSError("half of it is missing")])
+        self.assertEqual(self.successResultOf(listening.finished), 1)
+        self.successResultOf(left)
+        self.assertIn("m32net listen: half of it is missing", self.notes)
 
     def test_stopping_twice(self) -> None:
         listening = self.begin()

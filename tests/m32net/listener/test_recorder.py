@@ -121,8 +121,8 @@ class RecorderTest(unittest.TestCase):
             def close(self) -> None:
                 pass
 
-        recorder._file.close()
-        recorder._file = Full()
+        recorder._files._file.close()
+        recorder._files._file = Full()
         error = self.assertRaises(RecordingError, recorder.write, np.zeros((48_000, 2), np.int32))
         self.assertIn("No space left", str(error))
         recorder.close()

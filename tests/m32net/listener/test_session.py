@@ -35,13 +35,14 @@ class FakeReceiver:
         self.offset_ms: float | None = None
         self.packets = 0
         self.running = False
+        self.finishing: Deferred[list[Exception]] | None = None
 
     def start(self) -> None:
         self.running = True
 
-    def stop(self) -> list[Exception]:
+    def stop(self) -> Deferred[list[Exception]]:
         self.running = False
-        return []
+        return self.finishing or succeed([])
 
     def listen_to(self, announced, host: str) -> None:
         self.stream = announced
@@ -68,6 +69,9 @@ class FakeClient:
         self.hello: Hello = factory.make_session().hello
         self.asked: list[ClientConfig] = []
         self.closed: str | None = None
+        self.aborted = False
+        self.let_go = True
+        self.gone: list[Any] = []
 
     def configure(self, config: ClientConfig) -> None:
         self.asked.append(config)
@@ -75,6 +79,14 @@ class FakeClient:
     def close(self, reason: str) -> None:
         self.closed = reason
         self.tell(events.SessionClosed("closed", 1000, reason))
+
+    def when_gone(self, tell) -> None:
+        self.gone.append(tell)
+        if self.let_go:
+            tell()
+
+    def abort(self) -> None:
+        self.aborted = True
 
     def tell(self, event) -> None:
         self.factory.owner(self, event)
@@ -223,11 +235,61 @@ class FlowTest(SessionCase):
     def test_stop_says_bye(self) -> None:
         self.begin()
         client = self.streaming()
-        self.session.stop()
+        self.assertEqual(self.successResultOf(self.session.stop()), [])
         self.assertEqual(client.closed, "bye")
         self.assertFalse(self.receiver.running)
         self.assertIsNone(self.successResultOf(self.session.ended))
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_waits_until_the_connection_is_gone(self) -> None:
+        """Or the bye would stay here, and the server keep a ghost for its grace period."""
+        self.begin()
+        client = self.streaming()
+        client.let_go = False
+        stopped = self.session.stop()
+        self.clock.advance(0.5)
+        self.assertNoResult(stopped)
+        self.assertNoResult(self.session.ended)
+        client.gone.pop()()
+        self.assertEqual(self.successResultOf(stopped), [])
+        self.assertFalse(client.aborted)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_server_that_does_not_let_go_is_left_after_a_second(self) -> None:
+        self.begin()
+        client = self.streaming()
+        client.let_go = False
+        stopped = self.session.stop()
+        self.clock.advance(0.9)
+        self.assertNoResult(stopped)
+        self.clock.advance(0.2)
+        self.assertEqual(self.successResultOf(stopped), [])
+        self.assertTrue(client.aborted)
+        client.gone.pop()()  # too late for anything
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_waits_for_the_recordings(self) -> None:
+        self.begin()
+        self.streaming()
+        self.receiver.finishing = Deferred()
+        stopped = self.session.stop()
+        self.clock.advance(30)
+        self.assertNoResult(stopped)
+        error = OSError("half of it is missing")
+        self.receiver.finishing.callback([error])
+        self.assertEqual(self.successResultOf(stopped), [error])
+
+    def test_giving_up_says_bye_too(self) -> None:
+        """With --once: what was closed a moment before the end is waited for as well."""
+        self.begin(Wishes(retry=False))
+        client = self.welcome()
+        client.let_go = False
+        self.clock.advance(10.1)
+        self.failureResultOf(self.session.ended, ListenerError)
+        stopped = self.session.stop()
+        self.assertNoResult(stopped)
+        client.gone.pop()()
+        self.assertEqual(self.successResultOf(stopped), [])
 
 
 class ComingBackTest(SessionCase):
