@@ -12,12 +12,15 @@ from protocols.rtp.extension import EventFlags, ntp64_from_unix_ns, time_extensi
 from protocols.rtp.packet import parse
 from protocols.rtp.packetizer import (
     EXTENDED_BYTES,
+    MAX_PARTS,
     ExtensionSchedule,
     Group,
     HeaderTable,
     bundle_bytes,
+    fewest_parts,
     payload_type_of,
     plan_groups,
+    plan_parts,
 )
 
 
@@ -65,6 +68,52 @@ class PlanTests(SynchronousTestCase):
         )
         self.assertEqual(len(groups), -(-len(channels) // most))
 
+    def test_parts(self) -> None:
+        """8 channels of L24 at 48 kHz and 5 ms are 5,760 bytes: four packets of 1,440."""
+        eights = tuple(tuple(range(at, at + 8)) for at in (1, 9, 17, 25))
+        self.assertEqual(plan_parts(range(1, 33), 240, 3, 8, 1444), (eights, 4))
+        self.assertEqual(plan_parts(range(1, 33), 240, 2, 8, 1444), (eights, 3))
+        self.assertEqual(plan_parts(range(1, 33), 120, 2, 6, 1440)[1], 1)
+        self.assertEqual(plan_parts([], 240, 3, 8, 1444), ((), 1))
+        groups, parts = plan_parts(range(1, 21), 240, 3, 8, 1444)
+        self.assertEqual(([len(group) for group in groups], parts), ([7, 7, 6], 4))
+
+    def test_parts_divide_the_frame(self) -> None:
+        """60 samples would fit, but of 220 the next smaller part is 55; 221 is 13 x 17."""
+        self.assertEqual(fewest_parts(220, 24, 1444), 4)
+        self.assertEqual(fewest_parts(221, 24, 1444), 13)
+        self.assertEqual(fewest_parts(223, 6, 1444), 1)
+        self.assertIsNone(fewest_parts(223, 24, 1444))
+
+    def test_fewer_channels_where_no_parts_fit(self) -> None:
+        """10 ms of 32 channels would be 32 parts; of 16 it is 16."""
+        groups, parts = plan_parts(range(1, 33), 480, 3, 32, 1444)
+        self.assertEqual(([len(group) for group in groups], parts), ([16, 16], 16))
+        groups, parts = plan_parts([1, 2, 3], 223, 3, 3, 1444)
+        self.assertEqual((groups, parts), (((1, 2), (3,)), 1))
+        self.assertRaises(LocalProtocolError, plan_parts, [1], 997, 3, 8, 1444)
+
+    @given(
+        st.lists(st.integers(1, 64), min_size=1, max_size=64, unique=True),
+        st.sampled_from((60, 80, 120, 160, 240, 320, 441, 480)),
+        st.sampled_from((2, 3)),
+        st.integers(1, 64),
+    )
+    def test_parts_always(
+        self, channels: list[int], samples: int, width: int, max_group: int
+    ) -> None:
+        groups, parts = plan_parts(channels, samples, width, max_group, 1444)
+        self.assertEqual([c for g in groups for c in g], channels)
+        size = len(groups[0])
+        self.assertEqual({len(group) for group in groups[:-1]} | {size}, {size})
+        self.assertLessEqual(len(groups[-1]), size)
+        self.assertLessEqual(size, max_group)
+        self.assertIn(parts, range(1, MAX_PARTS + 1))
+        self.assertEqual(samples % parts, 0)
+        self.assertLessEqual(samples // parts * size * width, 1444)
+        for fewer in range(1, parts):
+            self.assertTrue(samples % fewer or samples // fewer * size * width > 1444)
+
     def test_payload_types(self) -> None:
         self.assertEqual(
             [payload_type_of(c, "bundle") for c in ("opus", "L16", "L24")], [97, 98, 96]
@@ -93,6 +142,46 @@ class HeaderTests(SynchronousTestCase):
             self.assertEqual((second.ssrc, second.sequence_number), (7, frame))
             self.assertEqual(first.timestamp, (240 * frame - 240) & 0xFFFF_FFFF)
             self.assertEqual(second.timestamp, first.timestamp)
+
+    def test_parts_of_a_frame(self) -> None:
+        """Numbers run on by one from packet to packet, time stamps by a part; both wrap."""
+        table = HeaderTable.of(
+            [Group(5, 96, 5004, (1,), 65_530, parts=4), Group(7, 96, 5004, (2,), 9)]
+        )
+        self.assertEqual(
+            (table.parts.tolist(), table.part.tolist()), ([4] * 4 + [1], [0, 1, 2, 3, 0])
+        )
+        table.space(240)
+        start = (1 << 32) - 300
+        for frame in range(4):
+            table.advance(start + 240 * frame)
+            *parts, whole = map(parse, self.sent(table))
+            for at, packet in enumerate(parts):
+                number = 4 * frame + at
+                self.assertEqual(packet.ssrc, 5)
+                self.assertEqual(packet.sequence_number, (65_530 + number) & 0xFFFF)
+                self.assertEqual(packet.timestamp, (start + 60 * number) & 0xFFFF_FFFF)
+            self.assertEqual((whole.ssrc, whole.sequence_number), (7, 9 + frame))
+            self.assertEqual(whole.timestamp, (start + 240 * frame) & 0xFFFF_FFFF)
+
+    def test_streams_with_parts_among_others(self) -> None:
+        """Joining and leaving: the divided streams go on, and so do the others without them."""
+        table = HeaderTable.of([Group(1, 96, 5004, (1,), 0)])
+        table.advance(0)
+        table = HeaderTable.joined(
+            [table, HeaderTable.of([Group(2, 96, 5004, (1,), 100, parts=3)])], np.ones(4, np.bool_)
+        )
+        for frame in range(2):
+            table.space(120)
+            table.advance(frame)
+        got = [(p.ssrc, p.sequence_number, p.timestamp) for p in map(parse, self.sent(table))]
+        self.assertEqual(got, [(1, 2, 1), (2, 103, 1), (2, 104, 41), (2, 105, 81)])
+        table = HeaderTable.joined([table], np.array([True, False, False, False]))
+        self.assertFalse(table.divided)
+        table.space(120)
+        table.advance(7)
+        (packet,) = map(parse, self.sent(table))
+        self.assertEqual((packet.sequence_number, packet.timestamp), (3, 7))
 
     def test_extension_on_some(self) -> None:
         table = HeaderTable.of([Group(n, 97, 5004, (1,), n) for n in range(4)])
