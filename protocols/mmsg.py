@@ -103,8 +103,8 @@ class SendTable:
     """Messages to many destinations, at fixed addresses, sent again and again.
 
     A message is one datagram, or with ``segmented`` several of one size to one destination of
-    which the last may be shorter.  The memory its parts point to, :attr:`part_lengths` and
-    :attr:`segment_sizes` may be written between sends; all else is fixed.
+    which the last may be shorter.  The memory its parts point to, :attr:`part_bases`,
+    :attr:`part_lengths` and :attr:`segment_sizes` may be written between sends; all else is fixed.
 
     :param destinations: :data:`SOCKADDR_IN`, one for each of the M messages.
     :param bases: memory addresses of the P parts to gather, in the order they are sent.
@@ -146,6 +146,7 @@ class SendTable:
         messages["control"] = segmented * control
         messages["control_length"] = segmented * SEGMENT_CMSG.itemsize
         self.address = int(messages.ctypes.data)
+        self.part_bases: Words = self._parts["base"]
         self.part_lengths: Words = self._parts["length"]
         self.segment_sizes: npt.NDArray[np.uint16] = self._segments["size"]
 

@@ -71,7 +71,9 @@ class Fanout:
 
         :raises ValueError: the host is no IPv4 address, or a port is none.
         """
-        addresses = socket_addresses([(spec.host, group.udp_port) for group in spec.groups])
+        addresses = socket_addresses(
+            [(spec.host, group.udp_port) for group in spec.groups for _part in range(group.parts)]
+        )
         self.remove(client_id)
         if not spec.groups:
             return
@@ -100,8 +102,8 @@ class Fanout:
     def send(self, frame: EncodedFrame) -> SendResult:
         """Send one frame to everybody who listens in its profile: the hot path.
 
-        :raises LocalProtocolError: the frame lacks a channel somebody is to get, or its Opus
-            packets cannot be bundled.
+        :raises LocalProtocolError: the frame lacks a channel somebody is to get, its Opus packets
+            cannot be bundled, or it cannot be divided into somebody's parts.
         """
         audience = self._audiences.get(frame.profile)
         if audience is None:
