@@ -30,7 +30,7 @@ def stream_message(
         codec=profile.codec,
         sample_rate=profile.sample_rate,
         clock_rate=profile.clock_rate,
-        frame_ms=profile.frame_ms,
+        frame_ms=agreement.packet_ms,
         layout=agreement.layout,
         rtp_port=rtp_port,
         udp_port=agreement.udp_port,
@@ -83,7 +83,7 @@ def session_description(
                 fmtp=fmtp,
                 ssrc=group.ssrc,
                 cname=cname(server_name, server_address),
-                packet_ms=profile.frame_ms,
+                packet_ms=agreement.packet_ms,
                 rtcp_port=group.udp_port + 1,
                 extensions={NTP64_ID: NTP64_URI, EVENT_FLAGS_ID: EVENT_FLAGS_URI},
                 title=", ".join(

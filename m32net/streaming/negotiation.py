@@ -16,12 +16,13 @@ from m32net.streaming.profile import (
     FRAME_US,
     MAX_MEDIA_PAYLOAD,
     SAMPLE_RATES,
+    SAMPLE_WIDTH,
     Codec,
     Profile,
     longest_frame_that_fits,
 )
 from protocols.control.messages import ClientConfig
-from protocols.rtp.packetizer import plan_groups
+from protocols.rtp.packetizer import plan_groups, plan_parts
 
 Layout = Literal["mono", "bundle"]
 Ports = Literal["single", "consecutive"]
@@ -55,6 +56,7 @@ class Agreement:
     :ivar groups: the channels of each packet, ids in ascending order, so that listeners of the
         same set share payloads; empty if all that was asked for is muted or not sent.
     :ivar udp_port: where the listener wants its audio; None until it says so.
+    :ivar parts: packets that each frame of a group is divided into, all of one duration.
     """
 
     profile: Profile
@@ -62,6 +64,12 @@ class Agreement:
     layout: Layout
     ports: Ports
     udp_port: int | None
+    parts: int = 1
+
+    @property
+    def packet_ms(self) -> float:
+        """Duration of one packet."""
+        return self.profile.frame_ms / self.parts
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -107,8 +115,9 @@ def agree(config: ClientConfig, offer: AudioOffer) -> Agreement:
     """Settle codec, rate, frame length and channels for one listener.
 
     A rate above the offer's becomes the offer's; a PCM frame that would not fit into one packet
-    becomes the longest that does.  Muted channels are not sent (STR-30), channels that the
-    server does not send are left out.
+    becomes the longest that does.  Where ``max_group`` is given, a bundle of PCM has so many
+    channels, and its frames are divided into as many packets as that takes.  Muted channels are
+    not sent (STR-30), channels that the server does not send are left out.
 
     :raises RefusedError: 400 for a rate, frame length, bit rate or port that does not exist.
     """
@@ -130,21 +139,35 @@ def agree(config: ClientConfig, offer: AudioOffer) -> Agreement:
         _bitrate(config.bitrate, offer.bitrate) if codec == "opus" else 0,
     )
     layout = config.layout or offer.layout
-    groups = plan_groups(
-        _channels(config, offer.channels),
-        profile.channel_bytes,
-        layout,
-        config.max_group,
-        MAX_MEDIA_PAYLOAD,
-        opus=not profile.is_pcm,
-    )
+    groups, parts = _groups(_channels(config, offer.channels), profile, layout, config.max_group)
     return Agreement(
         profile=profile,
         groups=groups,
         layout=layout,
         ports=config.ports or "single",
         udp_port=None if config.udp_port is None else check_port(config.udp_port),
+        parts=parts,
     )
+
+
+def _groups(
+    channels: tuple[int, ...], profile: Profile, layout: Layout, max_group: int | None
+) -> tuple[tuple[tuple[int, ...], ...], int]:
+    """The channels of each group, and into how many packets its frames are divided."""
+    if profile.codec != "opus" and layout == "bundle" and max_group is not None:
+        samples = profile.frame_samples
+        if samples is not None:
+            width = SAMPLE_WIDTH[profile.codec]
+            return plan_parts(channels, samples, width, max_group, MAX_MEDIA_PAYLOAD)
+    groups = plan_groups(
+        channels,
+        profile.channel_bytes,
+        layout,
+        max_group,
+        MAX_MEDIA_PAYLOAD,
+        opus=not profile.is_pcm,
+    )
+    return groups, 1
 
 
 def _bitrate(asked: int | None, offered: int) -> int:

@@ -85,6 +85,12 @@ class Profile:
         return self.frame_us * 48 // 1000
 
     @property
+    def frame_samples(self) -> int | None:
+        """Samples of one frame; None where it is not always the same (44.1 kHz)."""
+        samples, rest = divmod(self.clock_rate * self.frame_us, 1_000_000)
+        return None if rest else samples
+
+    @property
     def frame_ms(self) -> float:
         return self.frame_us / 1000
 

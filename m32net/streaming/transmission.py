@@ -252,6 +252,7 @@ class Transmission:
                 udp_port=agreement.port_of(number),
                 channels=channels,
                 first_sequence=self._rng.getrandbits(16),
+                parts=agreement.parts,
             )
             for number, channels in enumerate(agreement.groups)
         )

@@ -107,7 +107,8 @@ class ClientConfig(Struct, frozen=True, omit_defaults=True):
     :ivar compression: ``none`` is L16.
     :ivar udp_port: where RTP is to arrive; may come later through ``/request-audio``.
     :ivar frame_ms: one of :data:`FRAME_MS`.
-    :ivar max_group: channels per packet at most.
+    :ivar max_group: channels in a group at most; of PCM in a bundle also how many are wanted, even
+        if the frame then takes several packets.
     :ivar ports: ``single``, all groups to one port; ``consecutive``, to port, +2, +4 and so on.
     :ivar bitrate: Opus bits per second and channel; RFC 6716's range, a server may have a smaller.
     """
@@ -209,6 +210,7 @@ class Stream(Struct, frozen=True):
 
     :ivar sample_rate: the step in Hz; with Opus an encoder setting (RFC 7587 section 4.1).
     :ivar clock_rate: units per second of the RTP time stamps.
+    :ivar frame_ms: duration of each packet.
     :ivar rtp_port: the server's port, where datagrams come from.
     :ivar udp_port: the listener's port, where the first group goes to.
     :ivar sdp: path of the session description on the server's HTTP port.

@@ -91,7 +91,7 @@ class Ffmpeg(ListenerCase):
         await self.check_numbers(listeners)
 
     async def test_pcm_bundles(self) -> None:
-        """STR-3: three streams of as many channels as fit a packet at 48 kHz, of 8 at 24 kHz."""
+        """STR-3: three streams of as many channels as fit a packet in 2.5 ms, at 48 and 24 kHz."""
         server = self.serve()
         listeners = []
         for codec, rate, width in (
@@ -107,11 +107,31 @@ class Ffmpeg(ListenerCase):
                 compression=codec,
                 sample_rate=rate,
                 layout="bundle",
-                max_group=8,
+                max_group=width,
                 frame_ms=2.5,
             )
-            self.assertEqual(len(one.stream.groups), 3)
+            self.assertEqual((len(one.stream.groups), one.stream.frame_ms), (3, 2.5))
             self.check_description(one, codec, rate, width)
+            listeners.append(one)
+        await self.check_numbers(listeners)
+
+    async def test_pcm_in_parts(self) -> None:
+        """STR-3, STR-4: 8 channels at 48 kHz and 5 ms are three packets of L16, four of L24."""
+        server = self.serve()
+        listeners = []
+        for codec, parts in (("L16", 3), ("L24", 4)):
+            one = await self.listener(
+                server,
+                4,
+                channels=range(1, 33),
+                compression=codec,
+                layout="bundle",
+                max_group=8,
+                frame_ms=5,
+            )
+            self.assertEqual(len(one.stream.groups), 4)
+            self.assertAlmostEqual(one.stream.frame_ms, 5 / parts)
+            self.check_description(one, codec, 48_000, 8)
             listeners.append(one)
         await self.check_numbers(listeners)
 

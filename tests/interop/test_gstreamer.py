@@ -51,7 +51,8 @@ class Gstreamer(ListenerCase):
     async def listener(self, server: ServerProcess, streams: int, **wanted: Any) -> Any:
         """A listener with a port of its own for each of its streams."""
         port = free_pairs(streams)
-        return await self.join(server, ports="consecutive", udp_port=port, max_group=8, **wanted)
+        wanted = {"max_group": 8, **wanted}
+        return await self.join(server, ports="consecutive", udp_port=port, **wanted)
 
     async def record(self, listeners: Sequence[ScriptedListener]) -> list[Pipeline]:
         pipelines = [Pipeline(one, self.directory()) for one in listeners]
@@ -93,8 +94,23 @@ class Gstreamer(ListenerCase):
                 sample_rate=rate,
                 layout=layout,
                 frame_ms=2.5,
+                max_group=width,
             )
             self.assertEqual([len(group.channels) for group in one.stream.groups], [width] * 3)
+            self.assertEqual(one.stream.frame_ms, 2.5)
+            listeners.append(one)
+        await self.check_numbers(listeners)
+
+    async def test_pcm_in_parts(self) -> None:
+        """STR-3, STR-4: 8 channels at 48 kHz and 5 ms, in GStreamer's order, L16 and L24."""
+        server = self.serve()
+        listeners = []
+        for codec, parts in (("L16", 3), ("L24", 4)):
+            one = await self.listener(
+                server, 4, channels=range(1, 33), compression=codec, layout="bundle", frame_ms=5
+            )
+            self.assertEqual([len(group.channels) for group in one.stream.groups], [8] * 4)
+            self.assertAlmostEqual(one.stream.frame_ms, 5 / parts)
             listeners.append(one)
         await self.check_numbers(listeners)
 

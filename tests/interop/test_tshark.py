@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -134,6 +135,11 @@ def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
+def is_before(packet: Packet, other: Packet) -> bool:
+    """Whether it was captured before the other."""
+    return float(packet["frame.time_epoch"]) <= float(other["frame.time_epoch"])
+
+
 def unix_time(seconds: int, fraction: int) -> float:
     return seconds - NTP_EPOCH + fraction / 2**32
 
@@ -157,7 +163,7 @@ class TsharkCase(ListenerCase):
             self.assertEqual(packet["rtcp.length_check"], "1" if packet["rtcp.pt"] else "")
 
     def check_sequence(self, packets: Sequence[Packet], frame: int) -> None:
-        """STR-4: no number is left out, and the time stamps are whole frames apart."""
+        """STR-4: no number is left out, and the time stamps are whole packets apart."""
         first = packets[0]
         numbers = [int(p["rtp.seq"]) for p in packets]
         expected = [(numbers[0] + n) % 2**16 for n in range(len(packets))]
@@ -165,6 +171,43 @@ class TsharkCase(ListenerCase):
         for packet in packets:
             ahead = (int(packet["rtp.timestamp"]) - int(first["rtp.timestamp"])) % 2**32
             self.assertEqual(ahead % frame, 0, packet)
+
+    def check_extensions(self, rtp: Sequence[Packet], parts: int = 1) -> None:
+        """STR-52, CLK-3: send time and flags in the first 3 frames and in 3 more 5 s later."""
+        extended = [n for n, packet in enumerate(rtp) if packet["rtp.ext.profile"]]
+        self.assertEqual(runs(extended)[:2], [(0, 3 * parts), (1000 * parts, 3 * parts)])
+        for number in extended:
+            packet = rtp[number]
+            self.assertEqual(packet["rtp.ext.profile"], "0xbede")
+            self.assertEqual(packet["rtp.ext.rfc5285.id"], "1,2")
+            ntp, flags = packet["rtp.ext.rfc5285.data"].split(",")
+            self.assertEqual((len(ntp), flags), (16, "01"))
+            sent = unix_time(int(ntp[:8], 16), int(ntp[8:], 16))
+            self.assertLess(abs(sent - float(packet["frame.time_epoch"])), SKEW_S)
+
+    def check_reports(self, packets: Sequence[Packet], rtp: Sequence[Packet], ssrc: int) -> None:
+        """RFC 3550 sections 6.4.1, 6.6: SRs with true times and counts, and a BYE at the end."""
+        source = f"0x{ssrc:08x}"
+        reports = [p for p in packets if source in p["rtcp.ssrc.identifier"]]
+        *sender, bye = reports
+        self.assertTrue(sender)
+        for report in sender:
+            self.assertEqual(report["rtcp.pt"], "200,202")
+            captured = float(report["frame.time_epoch"])
+            seconds, fraction = (int(report[f"rtcp.timestamp.ntp.{w}"]) for w in ("msw", "lsw"))
+            self.assertLess(abs(unix_time(seconds, fraction) - captured), SKEW_S)
+            before = [p for p in rtp if float(p["frame.time_epoch"]) <= captured]
+            self.assertEqual(int(report["rtcp.sender.packetcount"]), len(before))
+            octets = [int(p["udp.length"]) - 20 - 16 * bool(p["rtp.ext.profile"]) for p in before]
+            self.assertEqual(int(report["rtcp.sender.octetcount"]), sum(octets))
+            stamps = int(report["rtcp.timestamp.rtp"]), int(before[-1]["rtp.timestamp"])
+            ahead = (stamps[0] - stamps[1] + 2**31) % 2**32 - 2**31
+            self.assertLess(abs(ahead), SKEW_S * 48_000)
+        self.assertEqual(bye["rtcp.pt"], "201,202,203")
+        self.assertIn(BYE.decode(), bye["rtcp.sdes.text"])
+        self.assertGreater(bye["frame.time_epoch"], rtp[-1]["frame.time_epoch"])
+        for report in reports:
+            self.assertIn("m32-server@127.0.0.1", report["rtcp.sdes.text"])
 
 
 class Wire(TsharkCase):
@@ -223,43 +266,6 @@ class Wire(TsharkCase):
                 self.assertEqual(packet["ip.dsfield.dscp"], str(dscp))
             self.check_extensions(rtp)
             self.check_reports(packets, rtp, group.ssrc)
-
-    def check_extensions(self, rtp: Sequence[Packet]) -> None:
-        """STR-52, CLK-3: send time and flags on the first 3 packets and on 3 more 5 s later."""
-        extended = [n for n, packet in enumerate(rtp) if packet["rtp.ext.profile"]]
-        self.assertEqual(runs(extended)[:2], [(0, 3), (1000, 3)])
-        for number in extended:
-            packet = rtp[number]
-            self.assertEqual(packet["rtp.ext.profile"], "0xbede")
-            self.assertEqual(packet["rtp.ext.rfc5285.id"], "1,2")
-            ntp, flags = packet["rtp.ext.rfc5285.data"].split(",")
-            self.assertEqual((len(ntp), flags), (16, "01"))
-            sent = unix_time(int(ntp[:8], 16), int(ntp[8:], 16))
-            self.assertLess(abs(sent - float(packet["frame.time_epoch"])), SKEW_S)
-
-    def check_reports(self, packets: Sequence[Packet], rtp: Sequence[Packet], ssrc: int) -> None:
-        """RFC 3550 sections 6.4.1, 6.6: SRs with true times and counts, and a BYE at the end."""
-        source = f"0x{ssrc:08x}"
-        reports = [p for p in packets if source in p["rtcp.ssrc.identifier"]]
-        *sender, bye = reports
-        self.assertTrue(sender)
-        for report in sender:
-            self.assertEqual(report["rtcp.pt"], "200,202")
-            captured = float(report["frame.time_epoch"])
-            seconds, fraction = (int(report[f"rtcp.timestamp.ntp.{w}"]) for w in ("msw", "lsw"))
-            self.assertLess(abs(unix_time(seconds, fraction) - captured), SKEW_S)
-            before = [p for p in rtp if float(p["frame.time_epoch"]) <= captured]
-            self.assertEqual(int(report["rtcp.sender.packetcount"]), len(before))
-            octets = [int(p["udp.length"]) - 20 - 16 * bool(p["rtp.ext.profile"]) for p in before]
-            self.assertEqual(int(report["rtcp.sender.octetcount"]), sum(octets))
-            stamps = int(report["rtcp.timestamp.rtp"]), int(before[-1]["rtp.timestamp"])
-            ahead = (stamps[0] - stamps[1] + 2**31) % 2**32 - 2**31
-            self.assertLess(abs(ahead), SKEW_S * 48_000)
-        self.assertEqual(bye["rtcp.pt"], "201,202,203")
-        self.assertIn(BYE.decode(), bye["rtcp.sdes.text"])
-        self.assertGreater(bye["frame.time_epoch"], rtp[-1]["frame.time_epoch"])
-        for report in reports:
-            self.assertIn("m32-server@127.0.0.1", report["rtcp.sdes.text"])
 
 
 class Segmented(TsharkCase):
@@ -325,3 +331,59 @@ class Segmented(TsharkCase):
                 self.assertEqual({p["rtp.p_type"] for p in rtp}, {str(medium.payload_type)})
                 self.assertEqual({p["udp.dstport"] for p in rtp}, {str(medium.port)})
         self.assertEqual(counted, {})
+
+    async def test_frames_in_parts(self) -> None:
+        """STR-4, STR-12, STR-52: 7, 7 and 6 channels of L24, each frame of 5 ms in 4 packets."""
+        inside = self.namespace()
+        server = ServerProcess("--source=test", prefix=inside)
+        self.addCleanup(server.close)
+        self.addCleanup(server.stop)
+        port = free_pairs(1)
+        capture = await self.capture([(port, port + 1)], inside)
+        wanted = ",".join(f'{{"id":{channel}}}' for channel in range(1, 21))
+        words = ("compression=L24", "layout=bundle", "frame_ms=5", "max_group=8", "ports=single")
+        command = [sys.executable, str(JOIN), server.url, str(port), *words, f"channels=[{wanted}]"]
+        joined = Child(command, prefix=inside)
+        self.addCleanup(joined.close)
+        await self.until(lambda: "m=" in joined.text(), "the SDP is printed")
+        # 6 s of 2,400 packets a second, of 1,200 to 1,300 bytes
+        await self.until(lambda: capture.file.stat().st_size > 20_000_000, "packets are captured")
+        joined.stop(signal.SIGINT)
+        await self.until(lambda: capture.has(BYE), "the goodbye is captured")
+        capture.end()
+
+        packets = capture.packets([port])
+        self.check_sound(packets)
+        counted = capture.streams([port])
+        self.assertIn("sending by gso", server.text())
+        media = sdp.parse(joined.text()).media
+        kinds = [(medium.channels, medium.packet_ms) for medium in media]
+        self.assertEqual(kinds, [(7, 1.25), (7, 1.25), (6, 1.25)])
+        reports = [packet for packet in packets if packet["rtcp.sender.packetcount"]]
+        self.assertTrue(reports)
+        said: dict[str, list[list[int]]] = {
+            field: [[int(value) for value in report[field].split(",")] for report in reports]
+            for field in ("rtcp.sender.packetcount", "rtcp.sender.octetcount")
+        }
+        true = []
+        for medium in media:
+            assert medium.ssrc is not None
+            rtp = of_ssrc(packets, medium.ssrc)
+            self.assertEqual(counted.pop(medium.ssrc), (len(rtp), 0), "packets and lost")
+            self.check_sequence(rtp, 60)
+            stamps = [int(packet["rtp.timestamp"]) for packet in rtp]
+            apart = [(b - a) % 2**32 for a, b in pairwise(stamps)]
+            in_a_frame = {ahead for number, ahead in enumerate(apart) if number % 4 < 3}
+            self.assertEqual(in_a_frame, {60})
+            for packet in rtp:
+                size = 12 + 16 * bool(packet["rtp.ext.profile"]) + 60 * 3 * medium.channels
+                self.assertEqual(int(packet["udp.length"]), 8 + size)
+            self.check_extensions(rtp, parts=4)
+            true.append([sum(is_before(p, report) for p in rtp) for report in reports])
+        self.assertEqual(counted, {})
+        # one compound has the reports of all streams to a port
+        counts = [list(column) for column in zip(*true, strict=True)]
+        self.assertEqual(said["rtcp.sender.packetcount"], counts)
+        sizes = [60 * 3 * medium.channels for medium in media]
+        octets = [[n * size for n, size in zip(row, sizes, strict=True)] for row in counts]
+        self.assertEqual(said["rtcp.sender.octetcount"], octets)

@@ -95,6 +95,24 @@ class LiveTest(unittest.TestCase):
         self.assertEqual((figures.underruns, figures.late, figures.concealed_ms), (0, 0, 0))
         self.assertLess(figures.buffer_ms, 10)
 
+    def test_frames_in_parts(self) -> None:
+        """Four packets of 1.25 ms come at once every 5 ms: held back for as long as that."""
+        signal = (tones(240_000, 2).astype(float) * 2**31).astype(np.int32)
+        announced = stream("L24", ((1, 2),), frame_ms=1.25)
+        packets = PacketSource(announced, [pcm_payloads(signal, "L24", 60)], frame=60)
+        card = FakeCard()
+        rig = Rig(self.patch, Outputs(card=card, mix=PAN_LEFT))
+        rig.receiver.start()
+        self.addCleanup(rig.receiver.stop)
+        rig.receiver.listen_to(announced, SERVER[0])
+        for number in range(4 * 200 * 4):
+            rig.send(packets.datagrams(number, START_NS + number // 4 * 5 * MS))
+        rig.run(4)
+        self.assert_smooth(card.sound(), 1.05)
+        figures = rig.receiver.figures()
+        self.assertEqual((figures.underruns, figures.late, figures.concealed_ms), (0, 0, 0))
+        self.assertLess(figures.buffer_ms, 15)
+
     def test_drift_of_the_sound_card(self) -> None:
         """STR-28."""
         rig, sound = self.play(11, ppm=250)
@@ -193,8 +211,35 @@ class RecordingTest(unittest.TestCase):
             late = round(random.random() * 50 * MS) if number else 0
             rig.send(packets.datagrams(number, START_NS + number * 5 * MS + late))
         rig.run(1.5)
-        self.assertEqual(rig.receiver.stop(), [])
+        self.assertEqual(self.successResultOf(rig.receiver.stop()), [])
         self.assertTrue(np.array_equal(self.read(), signal[:, ::-1]))
+
+    def test_frames_in_parts_are_frames(self) -> None:
+        """5 ms in four packets of 1.25 ms at once, in any order, one of them lost: bit-exact."""
+        signal = noise(48_000, 4)
+        announced = stream("L24", ((1, 2), (3, 4)), frame_ms=1.25)
+        halves = [pcm_payloads(signal[:, [n, n + 1]], "L24", 60) for n in (0, 2)]
+        packets = PacketSource(announced, halves, frame=60)
+        rig = self.rig()
+        rig.receiver.listen_to(announced, SERVER[0])
+        random = np.random.default_rng(1)
+        lost = 402
+        for frame in range(200):
+            late = round(random.random() * 20 * MS) if frame else 0
+            order = random.permutation(4) if frame else range(4)
+            for number in [4 * frame + int(part) for part in order]:
+                if number != lost:
+                    moment = START_NS + frame * 5 * MS + late
+                    rig.send(packets.datagrams(number, moment, send_ns=moment))
+        rig.run(1.5)
+        self.assertEqual(self.successResultOf(rig.receiver.stop()), [])
+        recorded = self.read()
+        gap = slice(60 * lost, 60 * lost + 60)
+        join = slice(gap.stop, gap.stop + 120)  # a cross-fade of 2.5 ms
+        self.assertEqual(len(recorded), len(signal))
+        wrong = np.flatnonzero((recorded != signal).any(axis=1))
+        self.assertTrue(set(wrong) <= set(range(gap.start, join.stop)), wrong[:3])
+        self.assertEqual(rig.receiver.figures().totals.lost, 2)
 
     def test_packets_before_their_announcement(self) -> None:
         """RTP may overtake the ``stream`` message; nothing of it is lost."""
@@ -248,8 +293,8 @@ class RecordingTest(unittest.TestCase):
                 pass
 
         recorder = rig.receiver.outputs.tracks
-        recorder._file.close()
-        recorder._file = Full()
+        recorder._files._file.close()
+        recorder._files._file = Full()
         for number in range(100):
             rig.send(packets.datagrams(number, START_NS + number * 5 * MS))
         rig.run(0.6)
@@ -270,7 +315,7 @@ class RecordingTest(unittest.TestCase):
             rig.send(packets.datagrams(number, START_NS + number * 5 * MS))
         rig.run(1.2)
         meters = rig.receiver.outputs.meters()
-        self.assertEqual(rig.receiver.stop(), [])
+        self.assertEqual(self.successResultOf(rig.receiver.stop()), [])
         tracks = self.read()[24_000:] / 2**31
         self.assertTrue((np.abs(np.abs(tracks).max(axis=0) - 0.25) < 0.01).all())
         left, right = soundfile.read(mix_path)[0][24_000:].T
