@@ -61,7 +61,7 @@ class PasswdOptions(usage.Options):
 
 def listen_options() -> usage.Options:
     """The options of ``m32net listen``, loaded when they are asked for."""
-    from m32net.listener.command import ListenOptions  # noqa: PLC0415
+    from m32net.listener.options import ListenOptions  # noqa: PLC0415
 
     return ListenOptions()  # type: ignore[no-untyped-call]
 

@@ -271,7 +271,7 @@ class Recorder:
             return
         assert self._format is not None
         seconds = held / self._format.rate
-        if self.queued_s + seconds > MAX_QUEUED_S:
+        if self.queued_s + seconds > MAX_QUEUED_S + 1e-6:
             self._error = self._error or RecordingError(
                 f"{self.path}: recording stopped: the disk is too slow, "
                 f"{MAX_QUEUED_S:g} s of audio wait for it"
