@@ -17,9 +17,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from m32net.interfaces import QualityReport, RefusedError
+from m32net.streaming import cost
 from m32net.streaming.negotiation import Agreement, AudioOffer, agree, check_host, check_port
 from m32net.streaming.profile import Profile
 from m32net.streaming.quality import Reception
+from protocols.control.limits import TokenBucket
 from protocols.control.messages import ClientConfig
 
 State = Literal["arrived", "joined", "streaming", "detached", "gone"]
@@ -45,6 +47,9 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, State]]] = {
 still flows but the control connection is gone and the grace period runs.
 """
 
+CHANGES_PER_S: Final = 1.0
+CHANGES_AT_ONCE: Final = 10
+"""How often a listener may ask for other streams than it has."""
 MAX_PROFILES: Final = 8
 """Different formats at a time; each costs an encoding of every channel in it."""
 
@@ -56,6 +61,9 @@ class Limits:
     max_listeners: int = 20
     heartbeat_timeout_s: float = 30.0
     grace_s: float = 5.0
+    encoding_cores: float = 0.6
+    """Share of one core that encoding may take by the estimate of ``cost``; beyond, formats that
+    are not offered to all are refused."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +86,10 @@ class Listener:
     agreement: Agreement | None = None
     lost_at: float | None = None
     reception: Reception = field(default_factory=Reception)
+    changes: TokenBucket = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.changes = TokenBucket(CHANGES_PER_S, CHANGES_AT_ONCE, self.since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,18 +251,19 @@ class Registry:
         if one is None or not self._admit(one, now):
             return
         try:
-            self._settle(one, config)
+            self._settle(one, config, now)
         except RefusedError as error:
             self._events.append(Refused(link, error.code, error.message, fatal=False))
 
-    def _settle(self, one: Listener, config: ClientConfig) -> None:
+    def _settle(self, one: Listener, config: ClientConfig, now: float) -> None:
         """Agree on what is wanted, and start it once there is a port to send it to.
 
         :raises RefusedError: it cannot be; nothing has changed then.
         """
         check_host(one.host)
         agreement = agree(config, self.offer)
-        self._check_formats(one, agreement.profile)
+        self._check_changes(one, agreement, now)
+        self._check_formats(one, agreement)
         port = agreement.udp_port or one.udp_port
         if port is not None:
             agreement = agreement.at(port)
@@ -284,7 +297,7 @@ class Registry:
         if one.config is None:
             one.udp_port = udp_port
         else:
-            self._settle(one, msgspec.structs.replace(one.config, udp_port=udp_port))
+            self._settle(one, msgspec.structs.replace(one.config, udp_port=udp_port), now)
         return one
 
     def heard(self, link: object, now: float) -> None:
@@ -427,18 +440,41 @@ class Registry:
             self._halt(known, "the listener's address changed")
         return known
 
-    def _check_formats(self, one: Listener, profile: Profile) -> None:
-        others = {
-            other.agreement.profile
+    def _check_changes(self, one: Listener, agreement: Agreement, now: float) -> None:
+        """Each change of a format or mapping costs the engine milliseconds: not too many."""
+        current = one.agreement
+        if current is None or replace(agreement, udp_port=current.udp_port) == current:
+            return
+        if not one.changes.take(1, now):
+            raise RefusedError("too_fast", "the format was changed too often; wait a little", 429)
+
+    def _check_formats(self, one: Listener, agreement: Agreement) -> None:
+        """What is offered to all is always possible; anything else only if it can be encoded too.
+
+        The offered format counts in full even while nobody takes it, so that it never suffers.
+        """
+        offered = agree(ClientConfig(), self.offer).profile
+        profile = agreement.profile
+        if profile == offered:
+            return
+        wanted = {
+            other.client_id: other.agreement
             for other in self._by_id.values()
             if other is not one and other.agreement is not None
         }
-        if profile not in others and len(others) >= MAX_PROFILES:
-            raise RefusedError(
-                "too_many_formats",
-                f"{MAX_PROFILES} different formats are in use already; leave out sample_rate, "
-                "frame_ms and bitrate to share one",
-            )
+        wanted[one.client_id] = agreement
+        demand: dict[Profile, set[int]] = {offered: set(self.offer.channels)}
+        for each in wanted.values():
+            demand.setdefault(each.profile, set()).update(each.channels)
+        shared = any(each.profile == profile for each in wanted.values() if each is not agreement)
+        if len(demand) > MAX_PROFILES and not shared:
+            reason = f"{MAX_PROFILES} different formats are in use already"
+        elif cost.total(demand) > self.limits.encoding_cores:
+            reason = "the server can't encode that besides what others hear"
+        else:
+            return
+        advice = "leave out compression, sample_rate, frame_ms and bitrate to share what is offered"
+        raise RefusedError("too_many_formats", f"{reason}; {advice}")
 
     def _start(self, one: Listener, agreement: Agreement) -> None:
         if one.state == "streaming" and one.agreement == agreement:

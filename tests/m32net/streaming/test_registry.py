@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 from twisted.trial import unittest
 
 from m32net.interfaces import QualityReport, RefusedError
+from m32net.streaming import cost
 from m32net.streaming.negotiation import AudioOffer, agree
 from m32net.streaming.profile import Profile
 from m32net.streaming.registry import (
@@ -180,8 +181,42 @@ class JoiningTest(unittest.TestCase):
                 link, ClientConfig(udp_port=5004, frame_ms=frame, bitrate=bitrate), 0
             )
         codes = [event.code for event in registry.events() if isinstance(event, Refused)]
-        self.assertEqual(codes, ["too_many_formats"] * (12 - MAX_PROFILES))
-        self.assertEqual(len(registry.demand()), MAX_PROFILES)
+        others = MAX_PROFILES - 1
+        self.assertEqual(codes, ["too_many_formats"] * (12 - others))
+        self.assertEqual(len(registry.demand()), others)
+
+    def test_formats_that_cannot_be_encoded_are_refused(self) -> None:
+        """32 channels at 2.5 ms in one format after the other: what is offered never suffers."""
+        registry = make()
+        for link, rate in enumerate((48_000, 44_100, 32_000, 24_000)):
+            registry.connected(link, PHONE, 0)
+            registry.configure(link, ClientConfig(udp_port=5004, frame_ms=2.5, sample_rate=rate), 0)
+        refused = [event for event in registry.events() if isinstance(event, Refused)]
+        self.assertEqual(len(registry.demand()) + len(refused), 4)
+        self.assertTrue(refused)
+        self.assertIn("can't encode", refused[0].message)
+        offered = {Profile("opus", 48_000, 5_000, 96_000): OFFER.channels}
+        self.assertLessEqual(
+            cost.total({**registry.demand(), **offered}), registry.limits.encoding_cores
+        )
+        join(registry, "ordinary")
+        self.assertIn(StreamsStarted, kinds(registry))
+
+    def test_changes_are_bounded(self) -> None:
+        """A listener that changes its format all the time is told to wait; it keeps what it has."""
+        registry = make()
+        join(registry, "a")
+        for number in range(30):
+            codec = "L16" if number % 2 else "opus"
+            registry.configure("a", ClientConfig(udp_port=5004, compression=codec), 0.01)  # type: ignore[arg-type]
+        codes = [event.code for event in registry.events() if isinstance(event, Refused)]
+        self.assertGreaterEqual(len(codes), 9)
+        self.assertEqual(set(codes), {"too_fast"})
+        (one,) = registry
+        self.assertEqual(one.state, "streaming")
+        registry.configure("a", ClientConfig(udp_port=5004, compression="L24"), 5.0)
+        assert one.agreement is not None
+        self.assertEqual(one.agreement.profile.codec, "L24")
 
 
 class AgreementTest(unittest.TestCase):
