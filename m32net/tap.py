@@ -33,7 +33,7 @@ from m32net.discovery.qr import qr_svg, qr_terminal
 from m32net.interfaces import RefusedError
 from m32net.log import RoomLog
 from m32net.ops.metrics import Metrics
-from m32net.ops.process import ProcessMeter, allow_many_files, steady_timers
+from m32net.ops.process import ProcessMeter, allow_many_files, claim, steady_timers
 from m32net.ops.status import ServerStatus
 from m32net.settings import (
     AudioConfig,
@@ -160,6 +160,7 @@ class Server(MultiService):
         RoomLog.threshold = LogLevel.lookupByName(config.log_level)
         self.source = open_source(config.source, config.channels)
         self.settings = self._open_store()
+        self._claim = self._claim_state()
         self.audio_config, self.limits = self._overridden()
         self.no_opus = opus_problem()
         if self.no_opus and self.audio_config.codec == "opus":
@@ -201,6 +202,17 @@ class Server(MultiService):
         self._first_password()
 
     # -- making ----------------------------------------------------------------------------
+
+    def _claim_state(self) -> int:
+        directory = self.config.state_dir
+        try:
+            return claim(directory)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another m32net server uses {directory}; give this one its own --state-dir"
+            ) from None
+        except OSError as reason:
+            raise ConfigError(f"cannot write in {directory}: {reason.strerror}") from None
 
     def _open_store(self) -> SettingsService:
         config = self.config

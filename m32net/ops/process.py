@@ -6,6 +6,7 @@ Measured from the process's own clock and ``/proc``, without a further library.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import time
@@ -98,3 +99,21 @@ def steady_timers(reactor: Any) -> None:
     """
     if not reactor.getDelayedCalls():
         reactor.seconds = time.monotonic
+
+
+def claim(directory: Path) -> int:
+    """Make this process the only server of a state directory, until it ends.
+
+    Two servers on one directory would overwrite each other's settings.
+
+    :returns: a descriptor that must stay open.
+    :raises BlockingIOError: another server has it.
+    :raises OSError: the lock file cannot be made.
+    """
+    descriptor = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -110,6 +110,14 @@ class CannotStartTest(unittest.TestCase):
             connection.execute("INSERT INTO schema_version VALUES (9999, 'later', 0)")
         self.assertIn("newer", self.outcome())
 
+    def test_state_in_use(self) -> None:
+        """STR-7: one writer; a second server on the same state is told so, the first goes on."""
+        first = ServerProcess("--source=test", state_dir=str(self.directory / "state"))
+        self.addCleanup(first.close)
+        first.get("/health")
+        self.assertIn("another m32net server uses", self.outcome(f"--rtp-port={free_pair()}"))
+        self.assertEqual(first.get("/health")["status"], "healthy")
+
     def test_foreign_address(self) -> None:
         self.assertIn("192.0.2.1", self.outcome("--interface=192.0.2.1"))
 
