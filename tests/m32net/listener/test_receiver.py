@@ -400,6 +400,14 @@ class MeasuringTest(unittest.TestCase):
         self.assertEqual(rig.receiver.figures().totals.packets, 400)
         self.assertApproximates(rig.receiver.figures().latency_ms, 303, 0.01)
 
+    def test_too_much_held_back_is_counted(self) -> None:
+        rig = self.rig(force_delay_ms=300)
+        rig.receiver._held._limit = 100 * (12 + 16 + 720 + 256)
+        rig.run(1.5)
+        figures = rig.receiver.figures()
+        self.assertGreater(figures.dropped, 0)
+        self.assertEqual(figures.totals.packets + figures.dropped, 400)
+
     def test_receiver_reports_every_few_seconds(self) -> None:
         """STR-12: RTCP RR to the server's RTP port + 1, with some chance in the interval."""
         rig = self.rig(4000)
@@ -432,6 +440,15 @@ class PortTest(unittest.TestCase):
         error = self.assertRaises(PortError, rig.receiver.start)
         self.assertIn("5004", str(error))
         self.assertIn("--udp-port", str(error))
+
+    def test_busy_port_may_be_another(self) -> None:
+        rig = Rig(self.patch, port=5004, or_any=True)
+        rig.sockets.refusal = OSError(errno.EADDRINUSE, "Address already in use")
+        rig.receiver.start()
+        self.assertEqual((rig.receiver.instead_of, rig.receiver.port), (5004, 50_000))
+        rig = Rig(self.patch, port=5004, or_any=True)
+        rig.receiver.start()
+        self.assertEqual((rig.receiver.instead_of, rig.receiver.port), (None, 5004))
 
     def test_foreign_interface(self) -> None:
         rig = Rig(self.patch, interface="192.0.2.99")
