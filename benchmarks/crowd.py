@@ -39,6 +39,7 @@ LISTENERS_PER_SOCKET: Final = 200
 DRAIN_S: Final = 0.008
 REPORT_S: Final = 5.0
 REPORT_TICK_S: Final = 0.05
+JOIN_TIMEOUT_S: Final = 60.0
 AT_ONCE: Final = 8
 """Connections opened side by side."""
 
@@ -125,7 +126,7 @@ class Crowd:
         self.everybody: defer.Deferred[None] = defer.Deferred()
         numbers = iter(range(self.listeners))
         yield defer.gatherResults([self._connect_each(numbers) for _ in range(AT_ONCE)])
-        yield self.everybody.addTimeout(30, reactor)
+        yield self.everybody.addTimeout(JOIN_TIMEOUT_S, reactor)
         task.LoopingCall(self._report).start(REPORT_TICK_S)
 
     def _open_pair(self) -> None:
@@ -225,6 +226,7 @@ class Crowd:
         cpu_s = time.process_time() - self.cpu_before
         self.drain()
         ended_ns = time.time_ns()
+        overflowed = self._kernel_drops() - self.drops_before
         kept, self.kept = self.kept or [], None
         arrivals = np.concatenate(kept) if kept else np.zeros(0, ARRIVAL)
         stream = next(iter(self.streams.values()))
@@ -247,7 +249,7 @@ class Crowd:
             "lost": expected - received,
             "never_sent": max(0, due - expected),
             "loss_percent": 100 * (1 - received / max(1, due * announced / max(1, len(figures)))),
-            "lost_in_receiver": self._kernel_drops() - self.drops_before,
+            "lost_in_receiver": overflowed,
             "duplicates": sum(one.duplicates for one in figures),
             "reordered": sum(one.reordered for one in figures),
             "jitter_ms": quantiles(jitter),

@@ -24,8 +24,8 @@ from tests.support.processes import ListenProcess
 SECONDS = 30.0
 SETTLE_S = 12.0
 """The jitter buffer begins large and shrinks slowly."""
-QUICK_SECONDS = 10.0
-QUICK_SETTLE_S = 6.0
+QUICK_SECONDS = 9.0
+QUICK_SETTLE_S = 4.0
 TARGET_MS = 50.0
 
 
@@ -54,7 +54,7 @@ def run(quick: bool, progress: Progress) -> PartResult:
         ]
         _row(table, "capture to output of the jitter buffer", _quantiles(output), len(output))
         _judge(result, "capture to output", output)
-        absent = pulse.missing()
+        absent = "only in the full run" if quick else pulse.missing()
         if absent:
             result.notes.append(f"Not played: {absent}.")
         else:

@@ -43,11 +43,7 @@ def machine_busy_s() -> float:
 
 
 class CpuWatch:
-    """CPU of one process between two moments, by thread.
-
-    :ivar others_percent: of one core, what everything else on the machine took meanwhile, less
-        ``ours()``.
-    """
+    """CPU of one process between two moments, by thread."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid

@@ -8,9 +8,9 @@ from benchmarks.report import PartResult, Progress, Table, Verdict
 from benchmarks.server import crowd, observe, server
 
 CODECS = ("opus", "L16", "L24")
-SETTLE_S = 0.5
+SETTLE_S = 0.3
 WINDOW_S = 3.0
-QUICK_WINDOW_S = 1.0
+QUICK_WINDOW_S = 0.5
 TARGET = 1 / 5
 
 
@@ -55,4 +55,8 @@ def run(quick: bool, progress: Progress) -> PartResult:
                     share <= TARGET,
                 )
             )
+    result.notes.append(
+        "Five milliseconds of one channel are 60 bytes of Opus, 480 of L16, 720 of L24: two or "
+        "three PCM channels fill a packet of 1,472 bytes, so PCM bundles save little."
+    )
     return result
