@@ -19,13 +19,10 @@ from twisted.internet.interfaces import IDelayedCall
 from m32net.interfaces import Health, ListenerStatus, QualityReport, RefusedError
 from m32net.log import RoomLog
 from m32net.streaming import describe
-from m32net.streaming.negotiation import AudioOffer
-from m32net.streaming.profile import Profile
-from m32net.streaming.registry import (
+from m32net.streaming.listeners import (
     Departed,
     Listener,
     Refused,
-    Registry,
     RegistryEvent,
     StreamsKept,
     StreamsStarted,
@@ -33,6 +30,9 @@ from m32net.streaming.registry import (
     Told,
     Welcomed,
 )
+from m32net.streaming.negotiation import AudioOffer
+from m32net.streaming.profile import Profile
+from m32net.streaming.registry import Registry
 from m32net.streaming.transmission import Transmission, TransmissionConfig
 from protocols.control import messages
 from protocols.control.outgoing import (

@@ -13,7 +13,7 @@ from typing import Final
 from m32net.audio.sources.recovery import TRANSITIONS as DEVICE_TABLE
 from m32net.config import SETTINGS
 from m32net.listener.life import TABLE as LIFE_TABLE
-from m32net.streaming import registry
+from m32net.streaming.listeners import TRANSITIONS
 from protocols.control.states import CLIENT_TABLE, SERVER_TABLE, mermaid
 
 FOLDER: Final = Path(__file__).resolve().parent.parent.parent / "docs"
@@ -33,7 +33,7 @@ def table_page(title: str, text: str, table: Mapping, source: str) -> str:
 
 def registry_drawing() -> str:
     lines = ["stateDiagram-v2", "    [*] --> arrived"]
-    for state, row in registry.TRANSITIONS.items():
+    for state, row in TRANSITIONS.items():
         targets: dict[str, list[str]] = {}
         for what, target in row.items():
             targets.setdefault(target, []).append(what)
@@ -98,7 +98,7 @@ def pages() -> dict[str, str]:
             "A listener in the registry",
             "What the server knows of a listener. Audio flows in `streaming` and `detached`.",
             registry_drawing(),
-            "m32net/streaming/registry.py",
+            "m32net/streaming/listeners.py",
         ),
         "states/listener.md": table_page(
             "The life of a listener",

@@ -20,15 +20,10 @@ from twisted.trial import unittest
 
 from m32net.interfaces import QualityReport, RefusedError
 from m32net.streaming import cost
-from m32net.streaming.negotiation import AudioOffer, agree
-from m32net.streaming.profile import Profile
-from m32net.streaming.registry import (
-    MAX_PROFILES,
+from m32net.streaming.listeners import (
     TRANSITIONS,
     Departed,
-    Limits,
     Refused,
-    Registry,
     RegistryEvent,
     StreamsKept,
     StreamsStarted,
@@ -36,6 +31,9 @@ from m32net.streaming.registry import (
     Told,
     Welcomed,
 )
+from m32net.streaming.negotiation import AudioOffer, agree
+from m32net.streaming.profile import Profile
+from m32net.streaming.registry import MAX_PROFILES, Limits, Registry
 from protocols.control.messages import ChannelRequest, ClientConfig
 
 OFFER = AudioOffer(channels=tuple(range(1, 33)))
