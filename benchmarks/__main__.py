@@ -61,7 +61,9 @@ def run(options: Options) -> dict[str, Any]:
     about = machine.description()
     print(
         f"m32net benchmarks, {about['date']}: {about['cpus']} CPUs ({about['cpu']}), "
-        f"Linux {about['kernel']}, Python {about['python']}, load {about['load_before']}\n"
+        f"Linux {about['kernel']}, Python {about['python']}, load {about['load_before']}.\n"
+        f"A fixed loop takes {about['loop_alone_ms']} ms alone, {about['loop_on_all_cpus_ms']} ms "
+        "on each CPU when all are busy.\n"
     )
     results: dict[str, Any] = {"machine": about, "quick": bool(options["quick"]), "parts": {}}
     progress = Progress()

@@ -129,7 +129,7 @@ def _row(listeners: int, frame_ms: float, window: Window) -> tuple[object, ...]:
         cpu["main"],
         cpu["rest"],
         cpu["waited"],
-        window.others,
+        cpu["others"],
         window.memory_mb,
         last.get("p50"),
         last.get("p99"),

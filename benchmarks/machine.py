@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Container
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def process_cpu_ns(pid: int) -> int:
@@ -35,11 +36,17 @@ def thread_times(pid: int) -> dict[int, ThreadTimes]:
     return times
 
 
-def machine_busy_s() -> float:
-    """CPU seconds that all CPUs together were not idle, since boot."""
-    fields = [int(word) for word in Path("/proc/stat").read_text().split()[1:9]]
-    idle = fields[3] + fields[4]
-    return (sum(fields) - idle) / TICKS_PER_S
+def all_cpu_ns() -> dict[int, int]:
+    """CPU time of every process there is, kernel threads too.
+
+    Not /proc/stat: it counts ticks, and what sleeps and wakes by a timer slips between them.
+    """
+    times = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # it has just ended
+                times[int(entry.name)] = process_cpu_ns(int(entry.name))
+    return times
 
 
 class CpuWatch:
@@ -49,18 +56,24 @@ class CpuWatch:
         self.pid = pid
         self._threads = thread_times(pid)
         self._total = process_cpu_ns(pid)
-        self._busy = machine_busy_s()
+        self._all = all_cpu_ns()
         self._at = time.monotonic_ns()
 
-    def figures(self) -> dict[str, float]:
+    def figures(self, ours: Container[int] = ()) -> dict[str, float]:
         """Percentages of one core since the start.
 
         ``main`` is the main thread, ``rest`` all others; ``waited`` is the time the main thread
-        could have run but had no CPU; ``machine`` is what all processes took.
+        could have run but had no CPU; ``others`` is what all other processes took but ``ours``
+        (what ended meanwhile is missing).
         """
         span = time.monotonic_ns() - self._at
         now = thread_times(self.pid)
         before = self._threads.get(self.pid, ThreadTimes(0, 0))
+        others = [
+            spent - self._all.get(pid, 0)
+            for pid, spent in all_cpu_ns().items()
+            if pid != self.pid and pid not in ours
+        ]
         total = 100 * (process_cpu_ns(self.pid) - self._total) / span
         main = 100 * (now[self.pid].ran - before.ran) / span
         return {
@@ -68,7 +81,7 @@ class CpuWatch:
             "main": main,
             "rest": total - main,
             "waited": 100 * (now[self.pid].waited - before.waited) / span,
-            "machine": 100 * (machine_busy_s() - self._busy) * 1e9 / span,
+            "others": 100 * sum(others) / span,
         }
 
 
@@ -94,13 +107,31 @@ def description() -> dict[str, Any]:
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
         "load_before": round(os.getloadavg()[0], 2),
+        "loop_alone_ms": _loop_ms(1),
+        "loop_on_all_cpus_ms": _loop_ms(len(os.sched_getaffinity(0))),
     }
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float) -> None:
-    """:raises TimeoutError: it did not happen in time."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {timeout_s:g} s: {what}")
-        time.sleep(0.02)
+_LOOP = """
+import time
+times = []
+for _ in range(15):
+    began = time.thread_time_ns()
+    for number in range(100_000):
+        number + 1
+    times.append(time.thread_time_ns() - began)
+print(sorted(times)[7] / 1e6)
+"""
+
+
+def _loop_ms(side_by_side: int) -> float:
+    """CPU ms that a fixed loop takes when so many run at a time: the slowest one's median.
+
+    CPUs that share a core (hyper-threads, as two CPUs of a virtual machine may be) slow each
+    other down; then a second busy program costs the first, though each has a CPU.
+    """
+    loops = [
+        subprocess.Popen([sys.executable, "-c", _LOOP], stdout=subprocess.PIPE, text=True)
+        for _ in range(side_by_side)
+    ]
+    return round(max(float(loop.communicate()[0]) for loop in loops), 2)

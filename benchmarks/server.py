@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.child import Obedient
-from benchmarks.machine import CpuWatch, process_cpu_ns, resident_mb
+from benchmarks.machine import CpuWatch, resident_mb
 from tests.support.processes import ServerProcess
 
 MAX_LISTENERS = 2_000
@@ -45,13 +46,11 @@ class Window:
     """What was seen in one measurement.
 
     :ivar cpu: as :meth:`CpuWatch.figures`, of the server.
-    :ivar others: CPU per cent of one core that neither server nor listeners took.
     :ivar heard: what the crowd says.
     :ivar health: the server's own figures afterwards.
     """
 
     cpu: dict[str, float]
-    others: float
     memory_mb: float
     heard: dict[str, Any]
     health: dict[str, Any]
@@ -59,7 +58,6 @@ class Window:
     def json(self) -> dict[str, Any]:
         return {
             "server_cpu_percent": self.cpu,
-            "others_cpu_percent": self.others,
             "server_memory_mb": self.memory_mb,
             "heard": self.heard,
             "streaming": self.health["rooms"]["streaming"]["details"],
@@ -78,9 +76,9 @@ def observe(
     best: Window | None = None
     for _ in range(tries):
         window = _observe(process, listeners, seconds)
-        if best is None or window.others < best.others:
+        if best is None or window.cpu["others"] < best.cpu["others"]:
             best = window
-        if best.others < QUIET_PERCENT:
+        if best.cpu["others"] < QUIET_PERCENT:
             break
     assert best is not None
     return best
@@ -89,10 +87,7 @@ def observe(
 def _observe(process: ServerProcess, listeners: Obedient, seconds: float) -> Window:
     listeners.ask("begin")
     watch = CpuWatch(process.pid)
-    theirs = process_cpu_ns(listeners.pid)
     time.sleep(seconds)
-    cpu = watch.figures()
-    crowd_percent = (process_cpu_ns(listeners.pid) - theirs) / seconds / 1e7
+    cpu = watch.figures(ours={os.getpid(), listeners.pid})
     heard = listeners.ask("end")
-    others = max(0.0, cpu["machine"] - cpu["total"] - crowd_percent)
-    return Window(cpu, others, resident_mb(process.pid), heard, process.get("/health"))
+    return Window(cpu, resident_mb(process.pid), heard, process.get("/health"))
