@@ -1,10 +1,11 @@
-"""Runs the tests as ``make test`` does: units side by side, then the real peers one after another.
+"""Runs the tests as ``make test`` does: side by side where that is fair, alone where it is not.
 
     python -m tests.run                    everything
     python -m tests.run tests.protocols    a part, in one process
 
-Interoperability tests have real time, real sound and real packets in them, so they get the machine
-to themselves.  Everything on the network stays on loopback or in namespaces made by the tests.
+Units and most peers run two at a time.  Tests that measure, or that need sound in real time, get
+the machine to themselves.  Everything on the network stays on loopback or in namespaces that the
+tests make.
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ def unit_suites() -> list[str]:
     ]
 
 
+ALONE = ("test_end_to_end", "test_load", "test_pulse_capture")
+
+
+def peer_suites() -> list[str]:
+    """Interoperability tests that do not mind company."""
+    found = sorted(path.stem for path in (ROOT / "tests" / "interop").glob("test_*.py"))
+    return [f"tests.interop.{name}" for name in found if name not in ALONE]
+
+
 def trial(*arguments: str) -> int:
     command = [sys.executable, "-m", "twisted.trial", *arguments]
     environment = {**os.environ, "M32NET_INTERFACE": "127.0.0.1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -35,8 +45,12 @@ def trial(*arguments: str) -> int:
 def main(arguments: list[str]) -> int:
     if arguments and arguments != ["tests"]:
         return trial(*arguments)
-    status = trial("-j2", "--temp-directory=_trial_temp.unit", *unit_suites())
-    return trial("--temp-directory=_trial_temp.interop", "tests.interop") or status
+    alone = [f"tests.interop.{name}" for name in ALONE]
+    return max(
+        trial("-j2", "--temp-directory=_trial_temp.unit", *unit_suites()),
+        trial("-j2", "--temp-directory=_trial_temp.peers", *peer_suites()),
+        trial("--temp-directory=_trial_temp.alone", *alone),
+    )
 
 
 if __name__ == "__main__":
