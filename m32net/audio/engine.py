@@ -11,7 +11,8 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from m32net.audio.clock import AudioClock
 from m32net.audio.crew import Crew
@@ -23,6 +24,8 @@ from m32net.audio.ring import GRID
 from m32net.audio.sources.source import ISource
 from m32net.audio.window import FrameWindow
 from m32net.streaming.profile import Profile
+
+T = TypeVar("T")
 
 Demand = Mapping[Profile, frozenset[int]]
 """Which channel ids somebody listens to, by profile."""
@@ -155,24 +158,28 @@ class Engine:
 
     def _encode(self, complete_ns: int) -> None:
         began = self._clock.monotonic_ns()
-        encodings: list[Encoding] = [
-            encoder.begin(self._window, complete_ns)
-            for profile, encoder in self._encoders.items()
-            if self._window.complete(profile.capture_samples, floats=encoder.needs_floats)
-        ]
+        encodings: list[tuple[Profile, Encoding]] = []
+        for profile, encoder in list(self._encoders.items()):
+            if self._window.complete(profile.capture_samples, floats=encoder.needs_floats):
+                begin = partial(encoder.begin, self._window, complete_ns)
+                begun = self._or_give_up(profile, begin)
+                if begun is not None:
+                    encodings.append((profile, begun))
         if not encodings:
             return
         try:
-            self._crew.run([job for encoding in encodings for job in encoding.jobs])
+            self._crew.run([job for _, encoding in encodings for job in encoding.jobs])
         except EncoderError as error:
             self._give_up(error.profile, str(error))
             return
-        frames = [encoding.finish() for encoding in encodings]
+        finished = [self._or_give_up(profile, one.finish) for profile, one in encodings]
+        frames = [frame for frame in finished if frame is not None]
         took = (self._clock.monotonic_ns() - began) / 1000
         self._encode_us += (took - self._encode_us) * (_SMOOTHING if self._frames_encoded else 1.0)
         self._encode_us_max = max(self._encode_us_max, took)
         self._frames_encoded += len(frames)
-        self._deliver(frames)
+        if frames:
+            self._deliver(frames)
 
     def _apply(self, demand: Demand) -> None:
         """Open, change and close encoders, between frames; the others don't notice."""
@@ -202,6 +209,14 @@ class Engine:
                 encoder.set_wanted(wanted)
         except (EncoderUnavailable, EncoderError) as error:
             self._give_up(profile, str(error))
+
+    def _or_give_up(self, profile: Profile, act: Callable[[], T]) -> T | None:
+        """What fails in one profile, whatever it is, ends that profile and no other."""
+        try:
+            return act()
+        except Exception as error:
+            self._give_up(profile, f"{type(error).__name__}: {error}")
+            return None
 
     def _give_up(self, profile: Profile, reason: str) -> None:
         self._failed.add(profile)

@@ -12,6 +12,7 @@ from twisted.trial import unittest
 
 from m32net.audio import encoder as encoder_module
 from m32net.audio.crew import Crew
+from m32net.audio.encoder import Encoding
 from m32net.audio.engine import Engine
 from m32net.audio.events import EncoderFailed, EngineFault
 from m32net.audio.frame import EncodedFrame
@@ -233,6 +234,24 @@ class TroubleTests(EngineCase):
         self.assertEqual(event.profile, opus())
         self.assertEqual([f.media_time for f in self.frames(opus(10_000))], [0, 480, 960, 1440])
         self.assertEqual(self.engine.status().profiles, (opus(10_000),))
+
+    def test_a_surprise_in_one_encoder_ends_only_its_profile(self) -> None:
+        for method in ("begin", "finish"):
+            self.setUp()
+            self.engine.set_demand({pcm(): ALL, opus(10_000): ALL})
+            self.steps(2)
+            broken = self.engine._encoders[pcm()]
+
+            def surprise(*_: object) -> Encoding:
+                raise RuntimeError("surprise")
+
+            begin = surprise if method == "begin" else lambda *_: Encoding([], surprise)  # type: ignore[arg-type, return-value]
+            broken.begin = begin  # type: ignore[method-assign]
+            self.steps(4)
+            (event,) = self.events
+            self.assertEqual((event.profile, event.reason), (pcm(), "RuntimeError: surprise"))
+            times = [f.media_time for f in self.frames(opus(10_000))]
+            self.assertEqual(times, [0, 480, 960, 1440])
 
     def test_an_unexpected_error_is_told_and_survived(self) -> None:
         self.engine.set_demand({pcm(): ALL})
