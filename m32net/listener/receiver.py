@@ -161,7 +161,7 @@ class Receiver:
         :raises RemoteProtocolError: the stream contradicts itself.
         """
         self._server = (host, stream.rtp_port + 1)
-        self._sockets.only_from = host
+        self._sockets.only_from = (host, stream.rtp_port)
         if self.stream is not None and _same_packets(self.stream, stream):
             self.stream = stream
             return
@@ -172,7 +172,9 @@ class Receiver:
         self._watch = PlayoutDelay(plan.frame / plan.clock_rate)
         self._guard(lambda: self.outputs.begin(plan, self._thresholds))
         early, self._early = list(self._early), deque(maxlen=MAX_EARLY)
-        self._process([one for one in early if self.reception.knows(one.data)])
+        self._process(
+            [one for one in early if one.address[0] == host and self.reception.knows(one.data)]
+        )
         if self._report is None:
             self._schedule_report(initial=True)
 

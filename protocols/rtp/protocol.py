@@ -158,7 +158,8 @@ class RtpReceiver:
     :param port: UDP port for RTP; 0 picks a free pair.
     :param on_packets: called with the datagrams of each batch, unparsed.
     :param on_rtcp: called with the parsed packets and the arrival time (Unix, ns).
-    :param only_from: sender's IPv4 address; what others send is dropped and counted.
+    :param only_from: the sender's IPv4 address and RTP port (its RTCP port is the next one);
+        what comes from elsewhere is dropped and counted.
     :ivar malformed: datagrams on the RTCP port that were no valid RTCP.
     :ivar foreign: datagrams from other addresses than ``only_from``.
     :ivar unsent: RTCP datagrams the kernel did not take.
@@ -174,7 +175,7 @@ class RtpReceiver:
         on_packets: Callable[[list[Datagram]], object],
         on_rtcp: Callable[[Compound, int], object],
         *,
-        only_from: str | None = None,
+        only_from: Address | None = None,
     ) -> None:
         self.malformed = 0
         self.foreign = 0
@@ -230,14 +231,14 @@ class RtpReceiver:
 
     def _read_rtp(self) -> None:
         for _ in range(READ_BUDGET):
-            datagrams = self._wanted(self._rtp_batches.receive())
+            datagrams = self._wanted(self._rtp_batches.receive(), 0)
             if datagrams:
                 self._on_packets(datagrams)
             if self._rtp is None or self._rtp_batches.drained:
                 return
 
     def _read_rtcp(self) -> None:
-        for data, _address, arrival_ns in self._wanted(self._rtcp_batches.receive()):
+        for data, _address, arrival_ns in self._wanted(self._rtcp_batches.receive(), 1):
             try:
                 compound = parse_compound(data)
             except RemoteProtocolError:
@@ -247,11 +248,12 @@ class RtpReceiver:
             if self._rtcp is None:
                 return
 
-    def _wanted(self, datagrams: list[Datagram]) -> list[Datagram]:
-        only = self.only_from
-        if only is None:
+    def _wanted(self, datagrams: list[Datagram], port_offset: int) -> list[Datagram]:
+        if self.only_from is None:
             return datagrams
-        wanted = [datagram for datagram in datagrams if datagram.address[0] == only]
+        host, port = self.only_from
+        only = (host, port + port_offset)
+        wanted = [datagram for datagram in datagrams if datagram.address == only]
         self.foreign += len(datagrams) - len(wanted)
         return wanted
 

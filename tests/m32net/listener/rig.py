@@ -24,7 +24,7 @@ class FakeSockets:
         self.port = port or 50_000
         self.on_packets = on_packets
         self.on_rtcp = on_rtcp
-        self.only_from: str | None = None
+        self.only_from: tuple[str, int] | None = None
         self.sent: list[tuple[bytes, tuple[str, int]]] = []
         self.running = False
         self.refusal: OSError | None = None

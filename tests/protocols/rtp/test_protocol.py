@@ -14,6 +14,7 @@ from protocols.datagram import Datagram, open_udp
 from protocols.rtp.packet import RtpPacket, parse, serialize
 from protocols.rtp.protocol import RtcpServer, RtpReceiver, SocketReader
 from protocols.rtp.rtcp import Compound, ReceiverReport, serialize_compound
+from tests.support.ports import free_pair
 
 REPORT = serialize_compound([ReceiverReport(7)])
 
@@ -166,14 +167,24 @@ class RtpReceiverTests(ShellCase):
         self.assertEqual((data, address[1]), (REPORT, receiver.port + 1))
 
     def test_only_the_server_is_heard(self) -> None:
-        receiver = self.receiver(only_from="127.0.0.1")
-        other = open_udp("127.0.0.2", 0)
-        self.addCleanup(other.close)
-        for sock in (other, self.peer):
+        """RTP from its RTP port, RTCP from the next; neither from elsewhere, forged or not."""
+        server = free_pair()
+        receiver = self.receiver(only_from=("127.0.0.1", server))
+        senders = [
+            open_udp(host, port)
+            for host, port in (
+                ("127.0.0.1", server),
+                ("127.0.0.1", server + 1),
+                ("127.0.0.1", 0),
+                ("127.0.0.2", 0),
+            )
+        ]
+        for sock in senders:
+            self.addCleanup(sock.close)
             for port in (receiver.port, receiver.port + 1):
                 sock.sendto(REPORT, ("127.0.0.1", port))
         self.reactor.step()
-        self.assertEqual((len(self.batches[0]), len(self.reports), receiver.foreign), (1, 1, 2))
+        self.assertEqual((len(self.batches[0]), len(self.reports), receiver.foreign), (1, 1, 6))
 
     def test_stop_and_start_again(self) -> None:
         receiver = self.receiver()
