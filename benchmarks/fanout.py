@@ -152,11 +152,10 @@ def measure(
         costs = Costs(senders.greeting["packets"])
         for turn in range(effort.rounds):
             progress(f"{where}, round {turn + 1} of {effort.rounds}")
-            for name in OURS:
-                for pace in ("paced", "rush"):
-                    answer = senders.ask(f"{name} {effort.frames} {pace}")
-                    key = name if pace == "paced" else f"{name}_rush"
-                    costs.note(key, answer["cpu_ns"] / answer["frames"] / costs.packets)
+            for pace, suffix in (("paced", ""), ("rush", "_rush")):
+                spent = senders.ask(f"{pace} {effort.frames}")
+                for name, cpu_ns in spent.items():
+                    costs.note(name + suffix, cpu_ns / effort.frames / costs.packets)
             if gstreams:
                 costs.note("gstreamer", _gstreamer(case, network, sink.greeting["ports"], effort))
     return costs

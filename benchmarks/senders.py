@@ -2,9 +2,10 @@
 
     python -m benchmarks.senders CASE HOST PORT,PORT...
 
-CASE is a key of :data:`CASES`; each port is a listener.  An order is ``NAME FRAMES PACE``: NAME is
-``fanout``, ``gather`` or ``flat``; PACE is ``paced`` (a frame every 5 ms, as the server does) or
-``rush`` (one after another).  The answer has the CPU time of the send calls alone.
+CASE is a key of :data:`CASES`; each port is a listener.  An order is ``PACE FRAMES``; PACE is
+``paced`` (a frame every 5 ms, as the server does) or ``rush`` (one after another).  All three
+take turns, frame by frame or ten by ten, so that whatever slows the machine slows all of them.
+The answer has for each the CPU ns of its send calls in so many frames.
 
 ``fanout`` is :class:`~m32net.streaming.fanout.Fanout` as the server has it.  ``gather`` repeats
 sendmmsg over the messages of its last frame as they are.  ``flat`` is the barest there is: one
@@ -20,7 +21,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from protocols.rtp.packetizer import Group, Layout, StreamSpec, payload_type_of,
 
 CHANNELS: Final = 32
 FRAME_S: Final = 0.005
+RUSH_FRAMES: Final = 10
 WARM_UP: Final = 40
 """Frames before any is timed: streams begin with packets that carry the time extension."""
 
@@ -131,20 +133,26 @@ def frames(profile: Profile, count: int) -> list[EncodedFrame]:
 
 
 def timed(
-    send: Callable[[EncodedFrame], object], given: list[EncodedFrame], count: int, paced: bool
-) -> dict[str, Any]:
-    """CPU ns of this thread in ``count`` calls; softirqs that run in them included."""
-    spent = 0
+    senders: dict[str, Callable[[EncodedFrame], object]],
+    given: list[EncodedFrame],
+    count: int,
+    paced: bool,
+) -> dict[str, int]:
+    """CPU ns of this thread in ``count`` calls of each; softirqs that run in them included."""
+    spent = dict.fromkeys(senders, 0)
     due = time.monotonic()
-    for number in range(count):
-        if paced:
-            due += FRAME_S
-            time.sleep(max(0.0, due - time.monotonic()))
-        frame = given[number % len(given)]
-        before = time.thread_time_ns()
-        send(frame)
-        spent += time.thread_time_ns() - before
-    return {"frames": count, "cpu_ns": spent}
+    turn = 1 if paced else RUSH_FRAMES
+    for start in range(0, count, turn):
+        for name, send in senders.items():
+            for number in range(start, start + turn):
+                if paced:
+                    due += FRAME_S
+                    time.sleep(max(0.0, due - time.monotonic()))
+                frame = given[number % len(given)]
+                before = time.thread_time_ns()
+                send(frame)
+                spent[name] += time.thread_time_ns() - before
+    return spent
 
 
 def main() -> None:
@@ -173,8 +181,8 @@ def main() -> None:
     ready = {"packets": packets, "messages": sender.table.count, "octets": octets}
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
-        which, count, pace = line.split()
-        answer = timed(senders[which], given, int(count), pace == "paced")
+        pace, count = line.split()
+        answer = timed(senders, given, int(count), pace == "paced")
         print(json.dumps(answer), flush=True)
 
 
