@@ -8,6 +8,7 @@ program share the machine, and the way into the listeners' sockets is charged to
 
 from __future__ import annotations
 
+import math
 import time
 
 from benchmarks import sampling
@@ -70,7 +71,10 @@ def run(quick: bool, progress: Progress) -> PartResult:
         time.sleep(settle)
         plain = observe(process, everybody, seconds, tries=tries)
     result.data[f"L16 {JUDGED}"] = plain.json()
-    result.tables.append(_with_and_without(windows[JUDGED, DEFAULT_MS], plain))
+    if (JUDGED, DEFAULT_MS) in windows:
+        result.tables.append(_with_and_without(windows[JUDGED, DEFAULT_MS], plain))
+        _judge(result, windows[JUDGED, DEFAULT_MS], plain, places.get(JUDGED))
+    _judge_full_house(result, windows)
     if unsampled:
         result.notes.append(f"Not told by libraries: {unsampled}.")
     else:
@@ -85,7 +89,6 @@ def run(quick: bool, progress: Progress) -> PartResult:
         "it, over its last 2,000 frames.",
         "lost: sequence numbers missing, and frames that the server gave up itself.",
     ]
-    _judge(result, windows, plain, places.get(JUDGED))
     return result
 
 
@@ -140,16 +143,10 @@ def _row(listeners: int, frame_ms: float, window: Window) -> tuple[object, ...]:
     )
 
 
-def _judge(
-    result: PartResult,
-    windows: dict[tuple[int, float], Window],
-    plain: Window,
-    shares: Shares | None,
-) -> None:
-    judged = windows[JUDGED, DEFAULT_MS]
+def _judge(result: PartResult, judged: Window, plain: Window, shares: Shares | None) -> None:
     heard, cpu = judged.heard, judged.cpu
     loss, jitter = heard["loss_percent"], heard["jitter_ms"]["p99"]
-    last = heard["last_packet_ms"]["p99"]
+    last = heard.get("last_packet_ms", {}).get("p99", math.inf)
     if shares is None:
         codec = cpu["rest"] - plain.cpu["rest"]
         how = "codec by difference to L16"
@@ -170,6 +167,9 @@ def _judge(
         ),
     ):
         result.verdicts.append(Verdict(f"{JUDGED} listeners: {what}", target, measured, met))
+
+
+def _judge_full_house(result: PartResult, windows: dict[tuple[int, float], Window]) -> None:
     for frame_ms in (DEFAULT_MS, LONG_MS):
         what = f"{FULL_HOUSE:,} listeners on this machine, {frame_ms:g} ms frames"
         full = windows.get((FULL_HOUSE, frame_ms))

@@ -14,6 +14,9 @@ from twisted.trial import unittest
 from benchmarks.__main__ import Options
 from benchmarks.bulk import ARRIVAL, BulkReader, jitter_ms, streams
 from benchmarks.report import PartResult, Table, Verdict
+from benchmarks.senders import CASES, Bare, Remembering, flattened, frames, specs
+from m32net.streaming.fanout import Fanout
+from protocols.datagram import SendMethod, open_udp
 from protocols.mmsg import SOL_UDP, UDP_SEGMENT
 from protocols.rtp.reception import ReceptionStatistics
 
@@ -113,6 +116,35 @@ class StreamsTest(unittest.TestCase):
             statistics.update(int(one["sequence"]), int(one["timestamp"]), int(one["at"]))
         ours = jitter_ms(arrivals["timestamp"], arrivals["at"], RATE)[-1]
         self.assertAlmostEqual(ours, statistics.jitter_ms, places=1)
+
+
+class BareLoopTest(unittest.TestCase):
+    def test_same_bytes_as_the_fan_out(self) -> None:
+        """What the fan-out is compared with sends the same datagrams to the same places."""
+        for case in CASES.values():
+            sock = open_udp(HOST, 0)
+            self.addCleanup(sock.close)
+            ears = [BulkReader(HOST, 0, gro=False, batch=128) for _ in range(3)]
+            for one in ears:
+                self.addCleanup(one.close)
+            sender = Remembering(sock)
+            fanout = Fanout(sock, SendMethod.GSO, timestamp_offset=1, sender=sender)
+            for number, spec in enumerate(specs(case, HOST, [one.port for one in ears])):
+                fanout.add(str(number), case.profile, spec)
+            (frame,) = frames(case.profile, 1)
+            result = fanout.send(frame)
+            flat = flattened(sender.table)
+            Bare(sock, sender.table).send(frame)
+            Bare(sock, flat).send(frame)
+            for message in range(flat.count):
+                self.assertEqual(flat.datagram(message), sender.table.datagram(message))
+            for one in ears:
+                arrivals = np.concatenate(list(one.drain()))
+                thrice = np.split(arrivals, 3)
+                self.assertEqual(len(arrivals), result.packets)
+                for name in ("ssrc", "sequence", "timestamp", "bytes"):
+                    self.assertTrue((thrice[1][name] == thrice[0][name]).all())
+                    self.assertTrue((thrice[2][name] == thrice[0][name]).all())
 
 
 class OptionsTest(unittest.TestCase):
