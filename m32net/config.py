@@ -49,17 +49,37 @@ class ServerConfig:
     opus_complexity: int = 5
     encoder_threads: int = 2
     http: str = "tcp:8080"
-    https: str | None = None
+    https: str | None = "tcp:8443"
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    peer_ca: Path | None = None
     interface: str | None = None
     rtp_port: int = 5004
     send_method: str = "auto"
     dscp: int | None = None
     max_listeners: int | None = None
     max_connections: int = 100
+    connections_per_minute: int = 10
+    exempt: tuple[str, ...] = ("127.0.0.1", "::1")
+    block_s: float = 3600.0
+    tcp_nodelay: bool = True
+    tcp_keepalive_s: float = 30.0
+    tcp_keepalive_interval_s: float = 10.0
+    tcp_keepalive_probes: int = 9
+    tcp_buffer_kib: int = 64
+    tcp_linger_s: float = 5.0
+    tcp_user_timeout_s: float = 60.0
+    tcp_quickack: bool = True
+    mptcp: bool = False
+    ping_interval_s: float = 30.0
+    pong_timeout_s: float = 90.0
+    message_ttl_s: float = 30.0
+    compression: bool = True
     heartbeat_timeout_s: float | None = None
     grace_s: float = 5.0
     name: str = "m32-server"
     mdns: bool = True
+    take_over: bool = False
     log_level: str = "info"
 
 
@@ -127,6 +147,22 @@ def _flag(text: str) -> bool:
     if word in {"0", "no", "false", "off"}:
         return False
     raise ValueError(f"{text!r} is neither yes nor no")
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if parts == ("none",):
+        return ()
+    for part in parts:
+        try:
+            ipaddress.ip_network(part, strict=False)
+        except ValueError:
+            raise ValueError(f"{part!r} is no IP address or network, such as 10.0.0.0/8") from None
+    return parts
+
+
+def _endpoint_or_none(text: str) -> str | None:
+    return None if text.lower() in {"no", "none", "off"} else text
 
 
 def _path(text: str) -> Path:
@@ -234,7 +270,30 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "encoder-threads", "encoder_threads", _integer(1, 16), "2", "Threads that encode channels."
     ),
     Setting("http", "http", str, "tcp:8080", "Endpoint of the web server, e.g. tcp:8080."),
-    Setting("https", "https", str, None, "Endpoint of the TLS web server, e.g. ssl:8443:…"),
+    Setting(
+        "https",
+        "https",
+        _endpoint_or_none,
+        "tcp:8443",
+        "Endpoint of the web server with TLS, e.g. tcp:8443; no: without TLS.",
+    ),
+    Setting(
+        "tls-certificate",
+        "tls_certificate",
+        _path,
+        None,
+        "PEM file with your own certificate and its chain. [default: made by a local CA in the "
+        "state directory]",
+    ),
+    Setting("tls-key", "tls_key", _path, None, "PEM file with the key of --tls-certificate."),
+    Setting(
+        "peer-ca",
+        "peer_ca",
+        _path,
+        None,
+        "PEM file with the CA certificates of other m32net servers that may hand listeners over "
+        "to this one, and to which it may. [default: this server's own CA]",
+    ),
     Setting(
         "interface",
         "interface",
@@ -272,6 +331,100 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "TCP connections at most (raised to fit max-listeners).",
     ),
     Setting(
+        "connections-per-minute",
+        "connections_per_minute",
+        _integer(1, 1_000_000),
+        "10",
+        "TCP connections a minute from one address; more are refused.",
+    ),
+    Setting(
+        "exempt",
+        "exempt",
+        _networks,
+        "127.0.0.1,::1",
+        "Addresses and networks without that limit, such as a proxy's; none: no such.",
+    ),
+    Setting(
+        "block",
+        "block_s",
+        _number(1, 604_800),
+        "3600",
+        "Seconds for which an address is shut out that goes on regardless of the limit.",
+    ),
+    Setting("tcp-nodelay", "tcp_nodelay", _flag, "yes", "TCP_NODELAY on connections: yes or no."),
+    Setting(
+        "tcp-keepalive",
+        "tcp_keepalive_s",
+        _number(0, 7200),
+        "30",
+        "Seconds of silence before TCP asks whether the peer is still there; 0: never.",
+    ),
+    Setting(
+        "tcp-keepalive-interval",
+        "tcp_keepalive_interval_s",
+        _number(1, 600),
+        "10",
+        "Seconds between those questions.",
+    ),
+    Setting(
+        "tcp-keepalive-probes",
+        "tcp_keepalive_probes",
+        _integer(1, 100),
+        "9",
+        "Unanswered questions after which the connection is lost.",
+    ),
+    Setting(
+        "tcp-buffer",
+        "tcp_buffer_kib",
+        _integer(0, 16_384),
+        "64",
+        "KiB of the kernel's buffers of a connection, each way; 0: as the kernel likes.",
+    ),
+    Setting(
+        "tcp-linger",
+        "tcp_linger_s",
+        _number(0, 120),
+        "5",
+        "Seconds a closed connection may take to deliver what was sent.",
+    ),
+    Setting(
+        "tcp-user-timeout",
+        "tcp_user_timeout_s",
+        _number(0, 3600),
+        "60",
+        "Seconds that sent data may stay unacknowledged; 0: as the kernel likes.",
+    ),
+    Setting("tcp-quickack", "tcp_quickack", _flag, "yes", "TCP_QUICKACK: yes or no."),
+    Setting("mptcp", "mptcp", _flag, "no", "Multipath TCP, where the kernel has it: yes or no."),
+    Setting(
+        "ping-interval",
+        "ping_interval_s",
+        _number(1, 3600),
+        "30",
+        "Seconds between the pings of a control session.",
+    ),
+    Setting(
+        "pong-timeout",
+        "pong_timeout_s",
+        _number(1, 3600),
+        "90",
+        "Seconds without an answer to pings after which a control session is closed.",
+    ),
+    Setting(
+        "message-ttl",
+        "message_ttl_s",
+        _number(1, 3600),
+        "30",
+        "Seconds a message to a slow reader may wait before it is dropped.",
+    ),
+    Setting(
+        "compression",
+        "compression",
+        _flag,
+        "yes",
+        "Compress large messages and answers where it pays: yes or no.",
+    ),
+    Setting(
         "heartbeat-timeout",
         "heartbeat_timeout_s",
         _number(1, 3600),
@@ -288,6 +441,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting("name", "name", _name, "m32-server", "Name of this server (NAME.local by mDNS)."),
     Setting("mdns", "mdns", _flag, "yes", "Announce the server by mDNS: yes or no."),
+    Setting(
+        "take-over",
+        "take_over",
+        _flag,
+        "no",
+        "Start beside the server that uses this state directory and these ports now, and follow "
+        "it when its listeners have been moved (`m32net migrate`): yes or no.",
+    ),
     Setting(
         "log-level",
         "log_level",

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
+
 HealthState = str
 """``healthy``, ``degraded`` or ``unhealthy``, from best to worst."""
 
@@ -49,6 +51,30 @@ class QualityReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlQuality:
+    """How a listener's control session fares (CON-13); what is not known yet is None.
+
+    :ivar rtt_ms: median round trip of the last 100 pings; ``rtt_last_ms`` of the newest.
+    :ivar loss: fraction of the last 100 pings that were not answered in time.
+    :ivar idle_s: since anything was heard.
+    :ivar queued: messages that wait because the peer reads too slowly.
+    :ivar dropped: messages thrown away for that; ``expired``: that waited for too long.
+    """
+
+    rtt_ms: float | None
+    rtt_last_ms: float | None
+    loss: float | None
+    idle_s: float
+    messages_received: int
+    messages_sent: int
+    bytes_received: int
+    bytes_sent: int
+    queued: int
+    dropped: int
+    expired: int
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerStatus:
     """One listener as the engineer sees it."""
 
@@ -69,6 +95,130 @@ class ListenerStatus:
     quality: QualityReport | None
     rating: str
     """``good``, ``fair``, ``poor`` or ``unknown``: loss, jitter and latency in one plain word."""
+    control: ControlQuality | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatus:
+    """One TCP connection, as the kernel sees it.
+
+    :ivar rtt_ms: the kernel's smoothed round trip.
+    :ivar retransmitted: fraction of the segments sent that had to be sent again.
+    """
+
+    host: str
+    port: int
+    secure: bool
+    age_s: float
+    idle_s: float
+    bytes_received: int
+    bytes_sent: int
+    rtt_ms: float | None
+    retransmitted: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedAddress:
+    """An address that is shut out, and for how long still."""
+
+    address: str
+    reason: str
+    remaining_s: float
+
+
+class IConnections(Protocol):
+    """The TCP connections of all listening ports, seen from the engineer's page."""
+
+    def connections(self) -> Sequence[ConnectionStatus]: ...
+
+    def blocked(self) -> Sequence[BlockedAddress]: ...
+
+    def unblock(self, address: str) -> bool:
+        """Let an address in again; whether it was shut out."""
+        ...
+
+
+MoveState = str
+"""``waiting``, ``told``, ``moved``, ``stayed`` or ``left``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One listener's move to another server."""
+
+    client_id: str
+    name: str
+    state: MoveState
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    """A migration under way or done (CON-51).
+
+    :ivar state: ``idle``, ``checking``, ``moving``, ``done`` (all moved), ``incomplete`` (some
+        stayed), ``failed`` (nothing was moved) or ``cancelled``.
+    :ivar host: of the new server, with ``port``; empty while idle.
+    :ivar reason: why, where something went wrong.
+    """
+
+    state: str
+    host: str = ""
+    port: int = 0
+    reason: str = ""
+    moves: tuple[Move, ...] = ()
+
+
+class IMigration(Protocol):
+    """Moves this server's listeners to another one."""
+
+    def begin(self, host: str, port: int, *, after_s: float, each_s: float) -> Deferred[None]:
+        """Check the new server and tell everybody.
+
+        :param after_s: seconds until the first listener is to move.
+        :param each_s: seconds between one listener and the next.
+        :returns: fires once the listeners are told, or fails with RefusedError.
+        """
+        ...
+
+    def status(self) -> MigrationStatus: ...
+
+    def cancel(self) -> None:
+        """Take new listeners again, and tell those that have not moved to stay."""
+        ...
+
+    def moved_to(self) -> str | None:
+        """``HOST:PORT`` of the server new listeners are sent to; None: they may stay here."""
+        ...
+
+    def expect(self, arrivals: Sequence[Arrival]) -> None:
+        """Another server hands these listeners over: they keep their identity here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A listener that is about to come from another server."""
+
+    client_id: str
+    token: str
+    name: str
+    host: str
+
+
+class ITrust(Protocol):
+    """Certificates, seen from the web."""
+
+    def ca_pem(self) -> bytes | None:
+        """The local CA's certificate, for installing on phones; None with own certificates."""
+        ...
+
+    def ca_fingerprint(self) -> str:
+        """SHA-256 of it, as colon-separated hexadecimal, for comparing by eye."""
+        ...
+
+    def is_peer(self, certificate: Any) -> bool:
+        """Whether this client certificate (pyOpenSSL ``X509``) is another m32net server's."""
+        ...
 
 
 class IListeners(Protocol):

@@ -39,6 +39,7 @@ MAX_NAME: Final = 128
 MAX_ORDER: Final = 9_999
 MAX_DROP_MS: Final = 5_000
 COLOR_PATTERN: Final = "^#[0-9a-fA-F]{6}$"
+PIN_PATTERN: Final = "^[0-9A-Za-z]{0,16}$"
 DEFAULT_COLORS: Final = (
     "#e6194b",
     "#f58231",
@@ -254,6 +255,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     :ivar step_loss: fraction of packets, 0..1; with the next two, above which a step down is due.
     :ivar step_down_after_s: how long a threshold must be exceeded.
     :ivar step_up_after_s: how long all must be kept before going up again.
+    :ivar listener_pin: what listeners must know to hear anything; empty: nothing.
     """
 
     dscp: Annotated[int, Meta(ge=0, le=63)] = 46
@@ -265,6 +267,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     step_latency_ms: Annotated[float, Meta(ge=0, le=5_000)] = 100.0
     step_down_after_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
     step_up_after_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+    listener_pin: Annotated[str, Meta(pattern=PIN_PATTERN)] = ""
 
 
 SETTING_NAMES: Final = tuple(field.name for field in msgspec.structs.fields(ServerSettings))

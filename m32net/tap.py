@@ -276,7 +276,7 @@ class Server(MultiService):
             qr_svg=qr_svg,
         )
         endpoints = [_on_interface(config.http, config.interface)]
-        if config.https:
+        if config.https and config.https.startswith("ssl:"):
             endpoints.append(_on_interface(config.https, config.interface))
         needed = self.limits.max_listeners + CONNECTIONS_BESIDES
         return WebService(

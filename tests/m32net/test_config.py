@@ -34,10 +34,16 @@ class LayersTest(unittest.TestCase):
         good = {
             "state-dir": "/tmp/x", "source": "device:M32", "channels": "8", "sample-rate": "32000",
             "codec": "l24", "bitrate": "64000", "frame-ms": "2.5", "opus-complexity": "3",
-            "encoder-threads": "1", "http": "tcp:9", "https": "ssl:9", "interface": "127.0.0.1",
+            "encoder-threads": "1", "http": "tcp:9", "https": "tcp:9", "interface": "127.0.0.1",
             "rtp-port": "6000", "send-method": "sendmmsg", "dscp": "34", "max-listeners": "9",
             "max-connections": "50", "heartbeat-timeout": "12.5", "grace": "1", "name": "x",
-            "mdns": "no", "log-level": "debug",
+            "mdns": "no", "log-level": "debug", "take-over": "yes", "compression": "no",
+            "tls-certificate": "/c.pem", "tls-key": "/k.pem", "peer-ca": "/p.pem", "block": "60",
+            "connections-per-minute": "5", "exempt": "10.0.0.0/8,::1", "message-ttl": "5",
+            "tcp-nodelay": "no", "tcp-keepalive": "1", "tcp-keepalive-interval": "2",
+            "tcp-keepalive-probes": "3", "tcp-buffer": "128", "tcp-linger": "1",
+            "tcp-user-timeout": "4", "tcp-quickack": "no", "mptcp": "yes",
+            "ping-interval": "3", "pong-timeout": "9",
         }  # fmt: skip
         self.assertEqual({setting.option for setting in SETTINGS}, set(good))
         by_option = resolve(good, {})
@@ -59,6 +65,7 @@ class LayersTest(unittest.TestCase):
             ({}, {}, "source = ", "is not valid TOML"),
             ({"source": "tape"}, {}, "", "'tape' is none of demo, test, file:PATH"),
             ({"interface": "wlan0"}, {}, "", "is not an IPv4 address"),
+            ({"exempt": "stage"}, {}, "", "--exempt: 'stage' is no IP address or network"),
         )
         for options, environ, text, expected in cases:
             error = self.assertRaises(ConfigError, resolve, options, environ, self.toml(text))

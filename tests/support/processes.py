@@ -133,6 +133,7 @@ class ServerProcess(Child):
             f"--interface={host}",
             f"--rtp-port={self.rtp_port}",
             "--http=tcp:0",
+            "--https=no",
             "--no-mdns",
             *options,
         ]
