@@ -24,9 +24,9 @@ from m32net.listener.receiver import Receiver
 from m32net.listener.server_api import AudioMeta, ServerApi, endpoint
 from m32net.listener.settings import Mix
 from m32net.listener.thresholds import Thresholds, choose
+from protocols.backoff import Backoff
 from protocols.clock.ntp import NtpFilter
 from protocols.control import events
-from protocols.control.backoff import Backoff
 from protocols.control.client_session import ClientSession
 from protocols.control.connection import ControlClient
 from protocols.control.messages import ChannelRequest, ClientConfig, Event, Hello
