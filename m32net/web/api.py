@@ -11,12 +11,13 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 
-from m32net.interfaces import IListeners, IServerStatus
+from m32net.interfaces import IConnections, IListeners, IMigration, IServerStatus, ITrust
 from m32net.settings import ISettings
 from m32net.web.admin import AdminRoutes
 from m32net.web.answers import error_answer, set_header
 from m32net.web.app import ErrorRoutes, app
 from m32net.web.auth import Auth
+from m32net.web.connections import ConnectionRoutes
 from m32net.web.pages import PageRoutes, static_files
 
 HEADERS: Final = {
@@ -35,11 +36,15 @@ HEADERS: Final = {
 """On every answer; a route may replace some."""
 
 
-class WebApi(AdminRoutes, PageRoutes, ErrorRoutes):
+class WebApi(AdminRoutes, ConnectionRoutes, PageRoutes, ErrorRoutes):
     """The REST interface and the pages.
 
     :param metrics: makes the text of ``/metrics``.
     :param qr_svg: makes the QR code of an address.
+    :param connections: the TCP connections; with the next two, None leaves its routes out: they
+        answer 404.
+    :param migration: of the listeners to another server.
+    :param trust: the certificates.
     :param wall: Unix time in seconds.
     """
 
@@ -54,6 +59,9 @@ class WebApi(AdminRoutes, PageRoutes, ErrorRoutes):
         auth: Auth,
         metrics: Callable[[], bytes],
         qr_svg: Callable[[str], bytes],
+        connections: IConnections | None = None,
+        migration: IMigration | None = None,
+        trust: ITrust | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.status = status
@@ -62,6 +70,9 @@ class WebApi(AdminRoutes, PageRoutes, ErrorRoutes):
         self.auth = auth
         self.metrics = metrics
         self.qr_svg = qr_svg
+        self.connections = connections
+        self.migration = migration
+        self.trust = trust
         self.wall = wall
         self.files = static_files()
 

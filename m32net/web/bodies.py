@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from m32net.interfaces import ListenerStatus
+from m32net.interfaces import BlockedAddress, ConnectionStatus, ListenerStatus
 from m32net.settings import (
     MAX_DROP_MS,
     AudioConfig,
@@ -75,7 +75,10 @@ class QualitySummary(Struct, frozen=True):
 
 
 class AudioMeta(Struct, frozen=True):
-    """:ivar bitrate: bits per second one channel takes, as in force at this sample-rate step."""
+    """:ivar bitrate: bits per second one channel takes, as in force at this sample-rate step.
+
+    :ivar pin: whether listeners must name one in their ``hello``.
+    """
 
     server: ServerInfo
     sample_rate: int
@@ -87,6 +90,7 @@ class AudioMeta(Struct, frozen=True):
     ws: str
     listeners: int
     quality: QualitySummary
+    pin: bool
 
 
 # -- STR-36, STR-37, STR-38 ------------------------------------------------------------------------
@@ -264,6 +268,19 @@ class ListenersBody(Struct, frozen=True):
 
 class QualityBody(Struct, frozen=True):
     quality: tuple[QualityRow, ...]
+
+
+class ConnectionsBody(Struct, frozen=True):
+    """TCP connections as the kernel sees them, WebSockets included."""
+
+    connections: tuple[ConnectionStatus, ...]
+    count: int
+
+
+class BlockedBody(Struct, frozen=True):
+    """The addresses that are shut out, and why."""
+
+    blocked: tuple[BlockedAddress, ...]
 
 
 class Message(Struct, frozen=True):

@@ -217,6 +217,33 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         admin=True,
         refusals=(400,),
     ),
+    Operation(
+        "get",
+        "/api/connections",
+        "The TCP connections, as the kernel sees them (CON-13)",
+        answer=bodies.ConnectionsBody,
+        admin=True,
+        refusals=(404,),
+    ),
+    Operation(
+        "get",
+        "/api/blocked",
+        "The addresses that are shut out (CON-30)",
+        answer=bodies.BlockedBody,
+        admin=True,
+        refusals=(404,),
+    ),
+    Operation(
+        "delete",
+        "/api/blocked/{address}",
+        "Let an address in again",
+        answer=bodies.Done,
+        parameters=(
+            Parameter("address", _TEXT, "As in the list; it may have a slash.", "path", True),
+        ),
+        admin=True,
+        refusals=(404,),
+    ),
     Operation("get", "/api/cluster", "The nodes", answer=bodies.ClusterBody, admin=True),
     Operation("get", "/api/clock", "The clock", answer=bodies.ClockBody, admin=True),
 )

@@ -78,6 +78,7 @@ class PublicRoutes:
                 ws="/ws",
                 listeners=self.listeners.count(),
                 quality=summary(self.listeners.snapshot()),
+                pin=bool(self.settings.settings.listener_pin),
             ),
         )
 

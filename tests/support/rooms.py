@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from m32net.interfaces import Health, ListenerStatus, QualityReport, RefusedError
+from m32net.interfaces import (
+    BlockedAddress,
+    ConnectionStatus,
+    Health,
+    ListenerStatus,
+    QualityReport,
+    RefusedError,
+)
 
 
 def listener_status(client_id: str = "c1", **changes: Any) -> ListenerStatus:
@@ -109,3 +116,20 @@ class FakeStatus:
 
     def measurements(self) -> Mapping[str, float]:
         return self.figures
+
+
+@dataclass
+class FakeConnections:
+    """Provides IConnections."""
+
+    open: list[ConnectionStatus] = field(default_factory=list)
+    shut_out: dict[str, BlockedAddress] = field(default_factory=dict)
+
+    def connections(self) -> Sequence[ConnectionStatus]:
+        return self.open
+
+    def blocked(self) -> Sequence[BlockedAddress]:
+        return list(self.shut_out.values())
+
+    def unblock(self, address: str) -> bool:
+        return self.shut_out.pop(address, None) is not None

@@ -18,7 +18,7 @@ from m32net.discovery.qr import qr_svg
 from m32net.ops.metrics import Metrics
 from m32net.web.api import WebApi
 from m32net.web.auth import Auth
-from tests.support.rooms import FakeListeners, FakeStatus
+from tests.support.rooms import FakeConnections, FakeListeners, FakeStatus
 from tests.support.store import inline_settings
 
 HOST = "http://m32.test"
@@ -60,6 +60,7 @@ class WebCase(unittest.SynchronousTestCase):
         self.clock = Clock()
         self.status = FakeStatus()
         self.listeners = FakeListeners()
+        self.connections = FakeConnections()
         path = Path(self.mktemp()) / "m32net.sqlite3"
         self.settings, self.database = inline_settings(path, clock=self.clock)
         self.addCleanup(self.database.close)
@@ -74,6 +75,7 @@ class WebCase(unittest.SynchronousTestCase):
             auth=self.auth,
             metrics=Metrics(self.status, self.listeners).render,
             qr_svg=qr_svg,
+            connections=self.connections,
             wall=lambda: NOW,
         )
         self.root: Resource = self.api.root(Data(b"the control session", "text/plain"))

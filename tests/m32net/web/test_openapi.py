@@ -11,7 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from m32net.interfaces import Health, QualityReport
+from m32net.interfaces import BlockedAddress, ConnectionStatus, Health, QualityReport
 from m32net.web.app import app
 from tests.m32net.web.case import WebCase
 from tests.support.rooms import listener_status
@@ -76,6 +76,7 @@ class Document(WebCase):
 
     def live(self, method: str, path: str) -> Any:
         address = path.replace("{client_id}", "anna").replace("{name}", "style.css")
+        address = address.replace("{address}", "2001:db8::%2F64")
         if path == "/request-audio":
             address += "?udp_port=5004"
         body = BODIES.get((method, path))
@@ -101,14 +102,20 @@ class Document(WebCase):
         ]
         self.listeners.sessions = {"127.0.0.1": "anna"}
         self.listeners.descriptions = {"anna": "v=0\r\n"}
+        self.connections.open = [
+            ConnectionStatus("192.0.2.7", 40001, True, 9.5, 0.5, 100, 2000, 1.5, 0.01),
+            ConnectionStatus("192.0.2.8", 40002, False, 9.5, 0.5, 100, 2000, None, None),
+        ]
+        shut_out = BlockedAddress("2001:db8::/64", "too many connections", 3000.0)
+        self.connections.shut_out = {shut_out.address: shut_out}
         self.status.rooms = {"audio": Health("degraded", ("why",), {"n": 1})}
         self.clock.advance(1)
         self.settings.note_quality("anna", "Anna", QualityReport("rtcp", 0.0, loss=0.1))
         self.settings.history.flush(1)
         self.log_in()
         operations = self.operations()
-        # Logging out last: the others need the session.
-        operations.sort(key=lambda one: one[1] == "/api/logout")
+        # Logging out last: the others need the session.  Lists before what empties them.
+        operations.sort(key=lambda one: (one[1] == "/api/logout", one[0] == "delete"))
         for method, path, operation in operations:
             answer = self.live(method, path)
             self.assertEqual(answer.status, 200, (method, path, answer.body))

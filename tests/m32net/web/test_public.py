@@ -12,7 +12,7 @@ from tests.support.rooms import listener_status
 
 class AudioMeta(WebCase):
     def test_exactly_as_specified(self) -> None:
-        """STR-35: these fields, and no others."""
+        """STR-35, and since there are PINs whether one is asked for: these fields, no others."""
         self.listeners.statuses = [listener_status()]
         meta = self.get("/audio-meta").json
         channels = meta.pop("channels")
@@ -42,6 +42,7 @@ class AudioMeta(WebCase):
                     "jitter_ms": 2.5,
                     "latency_ms": 15.0,
                 },
+                "pin": False,
             },
         )
         self.assertEqual(len(channels), 32)
