@@ -182,6 +182,9 @@ class ClientSession:
     def _report_event(self, event: messages.Event) -> None:
         self._events.append(events.ServerEvent(event))
 
+    def _report_meters(self, meters: messages.Meters) -> None:
+        self._events.append(events.LevelsShown(meters))
+
     def _report_error(self, error: messages.Error) -> None:
         self._events.append(events.ServerError(error))
 
@@ -274,6 +277,7 @@ _SERVER_SAYS: Final[Mapping[type, ClientInput]] = {
     messages.Welcome: ClientInput.WELCOME,
     messages.Stream: ClientInput.STREAM,
     messages.Event: ClientInput.EVENT,
+    messages.Meters: ClientInput.METERS,
     messages.Error: ClientInput.ERROR,
     messages.NtpResponse: ClientInput.NTP_RESPONSE,
 }
@@ -284,6 +288,7 @@ _CLIENT_DOES: Final[Mapping[ClientAction, Callable[[ClientSession, Any], None]]]
     ClientAction.ENTER: ClientSession._enter,
     ClientAction.REPORT_STREAM: ClientSession._report_stream,
     ClientAction.REPORT_EVENT: ClientSession._report_event,
+    ClientAction.REPORT_METERS: ClientSession._report_meters,
     ClientAction.REPORT_ERROR: ClientSession._report_error,
     ClientAction.TAKE_TIME: ClientSession._take_time,
     ClientAction.LEAVE: ClientSession._leave,

@@ -59,6 +59,13 @@ class Alive:
 
 
 @dataclass(frozen=True, slots=True)
+class MetersWanted:
+    """A listener wants levels at most every ``interval_ms``; 0: none."""
+
+    interval_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A message was answered with an error.  To be counted; nothing else is needed.
 
@@ -82,6 +89,13 @@ class StreamStarted:
     """The server says what it sends from now on; also after each new configuration."""
 
     stream: messages.Stream
+
+
+@dataclass(frozen=True, slots=True)
+class LevelsShown:
+    """Levels came that were asked for."""
+
+    meters: messages.Meters
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +126,13 @@ class ClockUpdated:
     sample: NtpSample
 
 
-ServerSessionEvent = Joined | Configured | Alive | Refused | SessionClosed
+ServerSessionEvent = Joined | Configured | Alive | MetersWanted | Refused | SessionClosed
 ClientSessionEvent = (
-    Welcomed | StreamStarted | ServerEvent | ServerError | ClockUpdated | SessionClosed
+    Welcomed
+    | StreamStarted
+    | ServerEvent
+    | LevelsShown
+    | ServerError
+    | ClockUpdated
+    | SessionClosed
 )

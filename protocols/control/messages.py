@@ -37,7 +37,13 @@ Role = str
 """``master``, ``slave`` or ``candidate``."""
 
 EventType = Literal[
-    "reconnect", "config_changed", "server_shutdown", "network_warning", "custom_message"
+    "reconnect",
+    "config_changed",
+    "server_shutdown",
+    "network_warning",
+    "custom_message",
+    "serverMigration",
+    "migrationCancelled",
 ]
 EVENT_TYPES: Final = (
     "reconnect",
@@ -45,8 +51,14 @@ EVENT_TYPES: Final = (
     "server_shutdown",
     "network_warning",
     "custom_message",
+    "serverMigration",
+    "migrationCancelled",
 )
-"""STR-31."""
+"""STR-31 and CON-51."""
+MAX_PIN: Final = 16
+MIGRATION: Final = "serverMigration"
+METER_FLOOR_DB: Final = -90
+METER_INTERVAL_MS: Final = (50, 5000)
 
 ChannelId = Annotated[int, Meta(ge=1, le=MAX_CHANNELS)]
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
@@ -84,11 +96,13 @@ class Hello(Struct, frozen=True, omit_defaults=True):
     :ivar client_id: as in an earlier :class:`Welcome`, to come back as the same listener.
     :ivar name: of the device, for the engineer's page.
     :ivar token: session token of an earlier :class:`Welcome`.
+    :ivar pin: what the engineer tells the band, where the server asks for one.
     """
 
     client_id: ClientId | None = None
     name: Name | None = None
     token: Token | None = None
+    pin: Annotated[str, Meta(max_length=MAX_PIN)] | None = None
 
 
 class ChannelRequest(Struct, frozen=True, omit_defaults=True):
@@ -167,8 +181,22 @@ class NtpRequest(Struct, frozen=True, tag_field="type", tag="ntp_request", omit_
         return self.sub_ms or isinstance(self.t1, float)
 
 
+class MetersRequest(Struct, frozen=True, omit_defaults=True):
+    """I want to see levels (:class:`Meters`), at most every so many ms; 0: no more."""
+
+    interval_ms: int
+
+    def __post_init__(self) -> None:
+        least, most = METER_INTERVAL_MS
+        if self.interval_ms != 0 and not least <= self.interval_ms <= most:
+            raise ValueError(f"interval_ms {self.interval_ms} is neither 0 nor {least} to {most}")
+
+
 class Bye(Struct, frozen=True, omit_defaults=True):
-    """The listener leaves; its streams end at once."""
+    """The listener leaves; its streams end at once.
+
+    :ivar reason: for people; ``migrated`` says that it moved to the server it was sent to.
+    """
 
     reason: Annotated[str, Meta(max_length=MAX_NAME)] | None = None
 
@@ -228,6 +256,22 @@ class Stream(Struct, frozen=True):
     groups: Annotated[tuple[StreamGroup, ...], Meta(max_length=MAX_CHANNELS)] = ()
 
 
+class Migration(Struct, frozen=True):
+    """Another server takes over (CON-51).
+
+    :ivar new_host: its name or address, with the port of its HTTP and WebSocket.
+    :ivar migrate_after: seconds from now until this listener is to move.
+    """
+
+    new_host: Annotated[str, Meta(min_length=1, max_length=253)]
+    new_port: Port
+    migrate_after: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
+
+    def event(self, reason: str) -> Event:
+        """The message that says so."""
+        return Event(MIGRATION, reason, fields=msgspec.structs.asdict(self))
+
+
 class Event(Struct, frozen=True):
     """Something the listener should act on or its user should read (STR-31).
 
@@ -235,7 +279,8 @@ class Event(Struct, frozen=True):
     :ivar reason: a sentence for people.
     :ivar new_sample_rate: Hz, with ``config_changed``.
     :ivar reconnect_after: seconds, with ``reconnect`` and ``server_shutdown``.
-    :ivar fields: any others, beside these in the payload.
+    :ivar fields: any others, beside these in the payload; of ``serverMigration`` ``new_host``,
+        ``new_port`` and ``migrate_after`` in seconds (:attr:`migration`).
     """
 
     type: Annotated[str, Meta(max_length=64)]
@@ -243,6 +288,34 @@ class Event(Struct, frozen=True):
     new_sample_rate: int | None = None
     reconnect_after: float | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def migration(self) -> Migration | None:
+        """Where to go and when; None if this is no ``serverMigration`` one could follow."""
+        if self.type != MIGRATION:
+            return None
+        try:
+            return msgspec.convert(self.fields, Migration)
+        except msgspec.ValidationError:
+            return None
+
+
+class Meters(Struct, frozen=True, omit_defaults=True):
+    """Peak levels since the last such message.
+
+    :ivar peak_db: whole dB relative to full scale.
+    :ivar channels: whose levels these are; None: those of all channels, ids 1, 2 and so on.
+        Those not listed have not changed.
+    """
+
+    peak_db: Annotated[
+        tuple[Annotated[int, Meta(ge=METER_FLOOR_DB, le=0)], ...], Meta(max_length=MAX_CHANNELS)
+    ]
+    channels: Annotated[tuple[ChannelId, ...], Meta(max_length=MAX_CHANNELS)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels is not None and len(self.channels) != len(self.peak_db):
+            raise ValueError(f"{len(self.peak_db)} levels for {len(self.channels)} channels")
 
 
 class NtpResponse(Struct, frozen=True, tag_field="type", tag="ntp_response"):
@@ -260,8 +333,8 @@ class Error(Struct, frozen=True):
     message: str = ""
 
 
-ClientMessage = Hello | ClientConfig | Heartbeat | NtpRequest | Bye
-ServerMessage = Welcome | Stream | Event | NtpResponse | Error
+ClientMessage = Hello | ClientConfig | Heartbeat | NtpRequest | MetersRequest | Bye
+ServerMessage = Welcome | Stream | Event | Meters | NtpResponse | Error
 
 
 # -- the wire ------------------------------------------------------------------------------------
@@ -273,6 +346,10 @@ class _HelloFrame(Struct, frozen=True, tag_field="type", tag="hello"):
 
 class _ClientConfigFrame(Struct, frozen=True, tag_field="type", tag="client_config"):
     payload: ClientConfig = ClientConfig()
+
+
+class _MetersRequestFrame(Struct, frozen=True, tag_field="type", tag="meters"):
+    payload: MetersRequest
 
 
 class _ByeFrame(Struct, frozen=True, tag_field="type", tag="bye"):
@@ -287,26 +364,64 @@ class _StreamFrame(Struct, frozen=True, tag_field="type", tag="stream"):
     payload: Stream
 
 
-class _EventFrame(Struct, frozen=True, tag_field="type", tag="event"):
+class _EventFrame(Struct, frozen=True, tag_field="type", tag="event", omit_defaults=True):
+    """``event`` and ``data`` say a migration once more, in the words of CON-51."""
+
     payload: dict[str, Any]
+    event: str | None = None
+    data: dict[str, Any] | None = None
+
+
+class _BareEventFrame(Struct, frozen=True):
+    """As CON-51 has it alone."""
+
+    event: str
+    data: dict[str, Any]
+
+
+class _MetersFrame(Struct, frozen=True, tag_field="type", tag="meters"):
+    payload: Meters
 
 
 class _ErrorFrame(Struct, frozen=True, tag_field="type", tag="error"):
     payload: Error
 
 
+_EVENT_FIELDS: Final = frozenset({"type", "reason", "new_sample_rate", "reconnect_after"})
+
+
+def _event_payload(event: Event) -> dict[str, Any]:
+    clash = _EVENT_FIELDS & event.fields.keys()
+    if clash:
+        raise ValueError(f"fields must not repeat {', '.join(sorted(clash))}")
+    payload: dict[str, Any] = {"type": event.type, "reason": event.reason}
+    if event.new_sample_rate is not None:
+        payload["new_sample_rate"] = event.new_sample_rate
+    if event.reconnect_after is not None:
+        payload["reconnect_after"] = event.reconnect_after
+    return payload | event.fields
+
+
+def _frame_of(event: Event) -> _EventFrame:
+    payload = _event_payload(event)
+    if event.type != MIGRATION:
+        return _EventFrame(payload)
+    return _EventFrame(payload, event.type, event.fields)
+
+
 _FRAMES: Final[Mapping[type[Struct], Callable[[Any], Struct]]] = {
     Hello: _HelloFrame,
     ClientConfig: _ClientConfigFrame,
+    MetersRequest: _MetersRequestFrame,
     Bye: _ByeFrame,
     Welcome: _WelcomeFrame,
     Stream: _StreamFrame,
+    Meters: _MetersFrame,
     Error: _ErrorFrame,
-    Event: lambda event: _EventFrame(_event_payload(event)),
+    Event: _frame_of,
 }
-_EVENT_FIELDS: Final = frozenset({"type", "reason", "new_sample_rate", "reconnect_after"})
-_CLIENT_TYPES: Final = ("hello", "client_config", "heartbeat", "ntp_request", "bye")
-_SERVER_TYPES: Final = ("welcome", "stream", "event", "ntp_response", "error")
+_CLIENT_TYPES: Final = ("hello", "client_config", "heartbeat", "ntp_request", "meters", "bye")
+_SERVER_TYPES: Final = ("welcome", "stream", "event", "meters", "ntp_response", "error")
 
 _CHOICES: Final = {
     "compression": COMPRESSIONS,
@@ -317,11 +432,12 @@ _CHOICES: Final = {
 
 _encoder = msgspec.json.Encoder()
 _client_decoder: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder(
-    _HelloFrame | _ClientConfigFrame | Heartbeat | NtpRequest | _ByeFrame
+    _HelloFrame | _ClientConfigFrame | Heartbeat | NtpRequest | _MetersRequestFrame | _ByeFrame
 )
 _server_decoder: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder(
-    _WelcomeFrame | _StreamFrame | _EventFrame | NtpResponse | _ErrorFrame
+    _WelcomeFrame | _StreamFrame | _EventFrame | _MetersFrame | NtpResponse | _ErrorFrame
 )
+_bare_decoder: Final = msgspec.json.Decoder(_BareEventFrame)
 
 
 def decode_client(data: bytes | str) -> ClientMessage:
@@ -341,7 +457,13 @@ def decode_server(data: bytes | str) -> ServerMessage:
     :param data: one text frame.
     :raises MessageError: for everything that is not one of :data:`ServerMessage`.
     """
-    frame = _decode(_server_decoder, data, _SERVER_TYPES)
+    try:
+        frame = _decode(_server_decoder, data, _SERVER_TYPES)
+    except MessageError as error:
+        bare = _bare_event(data) if error.code == "bad_message" else None
+        if bare is None:
+            raise
+        return bare
     if isinstance(frame, NtpResponse):
         return frame
     if isinstance(frame, _EventFrame):
@@ -395,16 +517,12 @@ def _short(reason: str) -> str:
     return reason if len(reason) <= _MAX_REASON else reason[: _MAX_REASON - 1] + "…"
 
 
-def _event_payload(event: Event) -> dict[str, Any]:
-    clash = _EVENT_FIELDS & event.fields.keys()
-    if clash:
-        raise ValueError(f"fields must not repeat {', '.join(sorted(clash))}")
-    payload: dict[str, Any] = {"type": event.type, "reason": event.reason}
-    if event.new_sample_rate is not None:
-        payload["new_sample_rate"] = event.new_sample_rate
-    if event.reconnect_after is not None:
-        payload["reconnect_after"] = event.reconnect_after
-    return payload | event.fields
+def _bare_event(data: bytes | str) -> Event | None:
+    try:
+        bare = _bare_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
+        return None
+    return _event_of({**bare.data, "type": bare.event})
 
 
 def _event_of(payload: dict[str, Any]) -> Event:

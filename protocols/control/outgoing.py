@@ -14,11 +14,14 @@ from protocols.control import messages
 
 CLOSE_NORMAL: Final = 1000
 CLOSE_GOING_AWAY: Final = 1001
+CLOSE_PROTOCOL_ERROR: Final = 1002
 CLOSE_UNSUPPORTED_DATA: Final = 1003
 CLOSE_NONE_RECEIVED: Final = 1006
 CLOSE_POLICY_VIOLATION: Final = 1008
 CLOSE_TOO_BIG: Final = 1009
 CLOSE_INTERNAL_ERROR: Final = 1011
+CLOSE_SERVICE_RESTART: Final = 1012
+"""Go to the other server now (CON-51)."""
 CLOSE_TRY_AGAIN_LATER: Final = 1013
 
 
@@ -49,6 +52,8 @@ class CloseFrame:
 
 _EVENT_PRIORITY: Final[Mapping[str, Priority]] = {
     "server_shutdown": Priority.CRITICAL,
+    messages.MIGRATION: Priority.CRITICAL,
+    "migrationCancelled": Priority.CRITICAL,
     "reconnect": Priority.CRITICAL,
     "config_changed": Priority.HIGH,
     "network_warning": Priority.LOW,
@@ -56,7 +61,9 @@ _EVENT_PRIORITY: Final[Mapping[str, Priority]] = {
 
 
 def priority_of(message: messages.ClientMessage | messages.ServerMessage) -> Priority:
-    """How much is lost when ``message`` is: answers are high, warnings that recur are low."""
+    """How much is lost when ``message`` is: answers are high, what recurs is low."""
     if isinstance(message, messages.Event):
         return _EVENT_PRIORITY.get(message.type, Priority.NORMAL)
+    if isinstance(message, messages.Meters):
+        return Priority.LOW
     return Priority.HIGH

@@ -77,7 +77,10 @@ class ServerSession:
             return self._fault(ServerInput.MALFORMED, error.code, error.message, now)
         what = _CLIENT_SAYS[type(message)]
         if SERVER_TABLE[self.state, what][1] is ServerAction.REFUSE_PLACE:
-            return self._fault(what, "unexpected", "you have joined already", now)
+            place = (
+                "say hello first" if self.state is ServerState.NEW else "you have joined already"
+            )
+            return self._fault(what, "unexpected", place, now)
         if isinstance(message, messages.NtpRequest):
             self._step(what, _TimeQuestion(message, wall_ms))
         else:
@@ -161,6 +164,9 @@ class ServerSession:
     def _answer_time(self, question: _TimeQuestion) -> None:
         self._out.append(question)
 
+    def _want_meters(self, request: messages.MetersRequest) -> None:
+        self._events.append(events.MetersWanted(request.interval_ms))
+
     def _refuse(self, error: messages.Error) -> None:
         self._out.append(Outgoing(messages.encode(error), Priority.HIGH))
         self._events.append(events.Refused(error.code, error.message))
@@ -198,6 +204,7 @@ _CLIENT_SAYS: Final[Mapping[type, ServerInput]] = {
     messages.ClientConfig: ServerInput.CLIENT_CONFIG,
     messages.Heartbeat: ServerInput.HEARTBEAT,
     messages.NtpRequest: ServerInput.NTP_REQUEST,
+    messages.MetersRequest: ServerInput.METERS,
     messages.Bye: ServerInput.BYE,
 }
 _SERVER_DOES: Final[Mapping[ServerAction, Callable[[ServerSession, Any], None]]] = {
@@ -206,6 +213,7 @@ _SERVER_DOES: Final[Mapping[ServerAction, Callable[[ServerSession, Any], None]]]
     ServerAction.CONFIGURE: ServerSession._configure,
     ServerAction.NOTE_ALIVE: ServerSession._note_alive,
     ServerAction.ANSWER_TIME: ServerSession._answer_time,
+    ServerAction.WANT_METERS: ServerSession._want_meters,
     ServerAction.REFUSE: ServerSession._refuse,
     ServerAction.REFUSE_PLACE: ServerSession._refuse,
     ServerAction.END: ServerSession._end,

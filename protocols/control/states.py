@@ -28,6 +28,7 @@ class ServerInput(Enum):
     CLIENT_CONFIG = "client_config"
     HEARTBEAT = "heartbeat"
     NTP_REQUEST = "ntp_request"
+    METERS = "meters"
     BYE = "bye"
     MALFORMED = "malformed message"
     ABUSE = "too much of it"
@@ -44,6 +45,7 @@ class ServerAction(Enum):
     CONFIGURE = "configure"
     NOTE_ALIVE = "note alive"
     ANSWER_TIME = "answer the time"
+    WANT_METERS = "report meters wanted"
     REFUSE = "answer an error"
     REFUSE_PLACE = "answer unexpected"
     END = "end"
@@ -68,6 +70,7 @@ class ClientInput(Enum):
     WELCOME = "welcome"
     STREAM = "stream"
     EVENT = "event"
+    METERS = "meters"
     ERROR = "error"
     NTP_RESPONSE = "ntp_response"
     MALFORMED = "malformed message"
@@ -86,6 +89,7 @@ class ClientAction(Enum):
     ENTER = "report, send what was kept"
     REPORT_STREAM = "report stream"
     REPORT_EVENT = "report event"
+    REPORT_METERS = "report meters"
     REPORT_ERROR = "report error"
     TAKE_TIME = "take the sample"
     LEAVE = "send bye, end"
@@ -103,6 +107,9 @@ _LIVE_SERVER: Final = (_S.NEW, _S.JOINED, _S.CONFIGURED)
 
 SERVER_TABLE: Final[Mapping[tuple[ServerState, ServerInput], tuple[ServerState, ServerAction]]] = {
     (_S.NEW, _I.HELLO): (_S.JOINED, _A.JOIN),
+    (_S.NEW, _I.METERS): (_S.NEW, _A.REFUSE_PLACE),
+    (_S.JOINED, _I.METERS): (_S.JOINED, _A.WANT_METERS),
+    (_S.CONFIGURED, _I.METERS): (_S.CONFIGURED, _A.WANT_METERS),
     (_S.NEW, _I.CLIENT_CONFIG): (_S.CONFIGURED, _A.JOIN_IMPLICITLY),
     (_S.JOINED, _I.HELLO): (_S.JOINED, _A.REFUSE_PLACE),
     (_S.JOINED, _I.CLIENT_CONFIG): (_S.CONFIGURED, _A.CONFIGURE),
@@ -127,7 +134,10 @@ CLIENT_TABLE: Final[Mapping[tuple[ClientState, ClientInput], tuple[ClientState, 
     (_C.IDLE, _J.CONFIGURE): (_C.IDLE, _B.KEEP_CONFIG),
     **{
         (_C.IDLE, early): (_C.IDLE, _B.COUNT)
-        for early in (*(_J.WELCOME, _J.STREAM, _J.EVENT, _J.ERROR, _J.NTP_RESPONSE, _J.MALFORMED),)
+        for early in (
+            *(_J.WELCOME, _J.STREAM, _J.EVENT, _J.METERS, _J.ERROR, _J.NTP_RESPONSE),
+            _J.MALFORMED,
+        )
     },
     (_C.IDLE, _J.CLOSE): (_C.CLOSED, _B.END),
     (_C.GREETING, _J.CONFIGURE): (_C.GREETING, _B.KEEP_CONFIG),
@@ -141,6 +151,9 @@ CLIENT_TABLE: Final[Mapping[tuple[ClientState, ClientInput], tuple[ClientState, 
     (_C.STREAMING, _J.STREAM): (_C.STREAMING, _B.REPORT_STREAM),
     **{(state, _J.START): (state, _B.IGNORE) for state in _LIVE_CLIENT},
     **{(state, _J.EVENT): (state, _B.REPORT_EVENT) for state in _LIVE_CLIENT},
+    (_C.GREETING, _J.METERS): (_C.GREETING, _B.COUNT),
+    (_C.WELCOMED, _J.METERS): (_C.WELCOMED, _B.REPORT_METERS),
+    (_C.STREAMING, _J.METERS): (_C.STREAMING, _B.REPORT_METERS),
     **{(state, _J.ERROR): (state, _B.REPORT_ERROR) for state in _LIVE_CLIENT},
     **{(state, _J.NTP_RESPONSE): (state, _B.TAKE_TIME) for state in _LIVE_CLIENT},
     **{(state, _J.MALFORMED): (state, _B.COUNT) for state in _LIVE_CLIENT},
