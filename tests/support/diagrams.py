@@ -14,6 +14,7 @@ from m32net.audio.sources.recovery import TRANSITIONS as DEVICE_TABLE
 from m32net.config import SETTINGS
 from m32net.listener.life import TABLE as LIFE_TABLE
 from m32net.streaming.listeners import TRANSITIONS
+from protocols.breaker import BREAKER_TABLE
 from protocols.control.states import CLIENT_TABLE, SERVER_TABLE, mermaid
 
 FOLDER: Final = Path(__file__).resolve().parent.parent.parent / "docs"
@@ -113,6 +114,15 @@ def pages() -> dict[str, str]:
             DEVICE_TABLE,
             "m32net/audio/sources/recovery.py",
         ),
+        "states/breaker.md": table_page(
+            "A circuit breaker",
+            "What failed five times in a row is left alone for 60 s, then one try is let through "
+            "(CON-22). Used for writes to the database and for the console's link. `CLOSED` is "
+            "where everything passes; it does not end. *No outcome* is a try that was cancelled or "
+            "wrong by itself.",
+            BREAKER_TABLE,
+            "protocols/breaker.py",
+        ).replace("    CLOSED --> [*]\n", ""),
         "configuration.md": configuration(),
     }
 
