@@ -205,6 +205,28 @@ class Arrival:
     host: str
 
 
+@dataclass(frozen=True, slots=True)
+class TrustStatus:
+    """What this server proves itself with (CON-32).
+
+    :ivar own: its certificate was given (``--tls-certificate``), not made by the local CA.
+    :ivar fingerprint: SHA-256 of the local CA's certificate; empty if there is none.
+    :ivar names: host names and addresses the certificate is for.
+    :ivar not_covered: those of this machine that the local CA may not certify.
+    :ivar expires: when the certificate ends, Unix seconds.
+    :ivar secure_url: the page's address with TLS; empty if nothing listens.
+    :ivar problem: one line, where something is wrong with the certificates.
+    """
+
+    own: bool
+    fingerprint: str
+    names: tuple[str, ...]
+    not_covered: tuple[str, ...]
+    expires: float
+    secure_url: str
+    problem: str
+
+
 class ITrust(Protocol):
     """Certificates, seen from the web."""
 
@@ -219,6 +241,8 @@ class ITrust(Protocol):
     def is_peer(self, certificate: Any) -> bool:
         """Whether this client certificate (pyOpenSSL ``X509``) is another m32net server's."""
         ...
+
+    def status(self) -> TrustStatus: ...
 
 
 class IListeners(Protocol):
