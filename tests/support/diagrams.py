@@ -14,6 +14,8 @@ from m32net.audio.sources.recovery import TRANSITIONS as DEVICE_TABLE
 from m32net.config import SETTINGS
 from m32net.listener.life import TABLE as LIFE_TABLE
 from m32net.streaming.listeners import TRANSITIONS
+from m32net.streaming.migration import MOVE_TABLE
+from m32net.streaming.migration import TABLE as MIGRATION_TABLE
 from protocols.breaker import BREAKER_TABLE
 from protocols.control.states import CLIENT_TABLE, SERVER_TABLE, mermaid
 
@@ -32,14 +34,15 @@ def table_page(title: str, text: str, table: Mapping, source: str) -> str:
     return page(title, f"{text}\n\n{arrows}", mermaid(table), source)
 
 
-def registry_drawing() -> str:
-    lines = ["stateDiagram-v2", "    [*] --> arrived"]
-    for state, row in TRANSITIONS.items():
+def rows_drawing(table: Mapping[str, Mapping[str, str]], *, ends: tuple[str, ...] = ()) -> str:
+    """A table of rows (state x input -> state) whose first state is the beginning."""
+    lines = ["stateDiagram-v2", f"    [*] --> {next(iter(table))}"]
+    for state, row in table.items():
         targets: dict[str, list[str]] = {}
         for what, target in row.items():
             targets.setdefault(target, []).append(what)
         lines += [f"    {state} --> {target}: {', '.join(w)}" for target, w in targets.items()]
-    return "\n".join([*lines, "    gone --> [*]"]) + "\n"
+    return "\n".join([*lines, *(f"    {state} --> [*]" for state in ends)]) + "\n"
 
 
 def configuration() -> str:
@@ -98,8 +101,22 @@ def pages() -> dict[str, str]:
         "states/registry.md": page(
             "A listener in the registry",
             "What the server knows of a listener. Audio flows in `streaming` and `detached`.",
-            registry_drawing(),
+            rows_drawing(TRANSITIONS, ends=("gone",)),
             "m32net/streaming/listeners.py",
+        ),
+        "states/migration.md": page(
+            "A migration",
+            "How all listeners are moved to another server (CON-51), as `Migration` sees it. "
+            "Newcomers are sent to the new server in `moving`, `incomplete` and `done`. "
+            "[operations.md](../operations.md) says how it is used.",
+            rows_drawing(MIGRATION_TABLE),
+            "m32net/streaming/migration.py",
+        ),
+        "states/move.md": page(
+            "One listener's move",
+            "What the old server knows of a listener while all are moved (CON-51).",
+            rows_drawing(MOVE_TABLE, ends=("moved", "left")),
+            "m32net/streaming/migration.py",
         ),
         "states/listener.md": table_page(
             "The life of a listener",
