@@ -56,6 +56,15 @@ class Bridge:
             self._pending = True
             self._call(self._drain)
 
+    def hand_over(self) -> None:
+        """Deliver what waits now, on the reactor thread; nothing if nothing does.
+
+        For the reactor to call between other work: with many connections ready at the same time
+        the call that :meth:`put` asked for comes only after all of them.
+        """
+        if self._batches:
+            self._drain()
+
     def _shed(self, newest_ns: int) -> None:
         while True:
             try:

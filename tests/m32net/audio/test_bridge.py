@@ -52,6 +52,20 @@ class BridgeTests(unittest.TestCase):
         self.bridge.put([frame(6)])
         self.assertEqual(len(self.calls), 1)
 
+    def test_handed_over_between_two_steps_of_other_work(self) -> None:
+        """Long work may let waiting audio go first; the reactor's own call then finds nothing."""
+        self.bridge.hand_over()
+        self.assertEqual(self.got, [])
+        first, second = [frame(1)], [frame(2)]
+        self.bridge.put(first)
+        self.bridge.hand_over()
+        self.assertEqual(self.got, [first])
+        self.bridge.put(second)
+        self.turn()
+        self.assertEqual(self.got, [first, second])
+        self.turn()
+        self.assertEqual((self.calls, len(self.got)), ([], 2))
+
     def test_nothing_is_not_handed_over(self) -> None:
         self.bridge.put([])
         self.assertEqual(self.calls, [])
