@@ -19,6 +19,7 @@ from m32net.audio.crew import Crew
 from m32net.audio.encoder import Encoding, FrameEncoder, open_encoder
 from m32net.audio.events import Emit, EncoderFailed, EngineFault
 from m32net.audio.frame import EncodedFrame
+from m32net.audio.meter import LevelMeter, Peaks
 from m32net.audio.opus import EncoderError, EncoderUnavailable
 from m32net.audio.ring import GRID
 from m32net.audio.sources.source import ISource
@@ -33,7 +34,7 @@ Demand = Mapping[Profile, frozenset[int]]
 READ_TIMEOUT_NS: Final = 50_000_000
 """How long a new demand or a stop may go unnoticed while the source is silent."""
 IDLE_S: Final = 0.25
-"""With no demand the thread wakes up this often, to look after the device."""
+"""With nothing wanted the thread wakes up this often, to look after the device."""
 FAULT_PAUSE_S: Final = 1.0
 _SMOOTHING: Final = 0.02
 
@@ -62,7 +63,8 @@ class Engine:
     :param deliver: called on the engine thread with what one step encoded.
     :param emit: called on the engine thread with events.
     :param complexity: of the Opus encoders, 0..10; None for the default.
-    :param rest: sleeps for so many seconds or until :meth:`set_demand` or :meth:`stop`; for tests.
+    :param levels: called on the engine thread with the peaks of 50 ms, while they are wanted.
+    :param rest: sleeps for so many seconds or until something else is wanted; for tests.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Engine:
         clock: AudioClock,
         crew: Crew,
         complexity: int | None = None,
+        levels: Callable[[Peaks], object] | None = None,
         rest: Callable[[float], object] | None = None,
     ) -> None:
         self._source = source
@@ -87,6 +90,8 @@ class Engine:
         self._stopping = False
         self._demand: Demand = {}
         self._applied: Demand | None = None
+        self._meter = None if levels is None else LevelMeter(levels)
+        self._metering = False
         self._wanted: dict[Profile, frozenset[int]] = {}
         self._encoders: dict[Profile, FrameEncoder] = {}
         self._failed: set[Profile] = set()
@@ -99,6 +104,11 @@ class Engine:
     def set_demand(self, demand: Demand) -> None:
         """What to encode from the next frame on; any thread.  Profiles without channels are off."""
         self._demand = {profile: wanted for profile, wanted in demand.items() if wanted}
+        self._news.set()
+
+    def set_metering(self, wanted: bool) -> None:
+        """Whether levels are wanted; any thread.  Then samples are read although nobody listens."""
+        self._metering = wanted and self._meter is not None
         self._news.set()
 
     def stop(self) -> None:
@@ -133,7 +143,7 @@ class Engine:
         demand = self._demand
         if demand is not self._applied:
             self._apply(demand)
-        if not self._encoders:
+        if not self._encoders and not self._metering:
             self._source.idle()
             self._rest(IDLE_S)
             return
@@ -143,7 +153,9 @@ class Engine:
         frame = self._source.read(count, READ_TIMEOUT_NS)
         if frame is not None:
             self._window.put(frame)
-            self._encode(self._source.complete_ns)
+            if self._encoders:
+                self._encode(self._source.complete_ns)
+            self._measure()
 
     def status(self) -> EngineStatus:
         """Any thread."""
@@ -155,6 +167,16 @@ class Engine:
             encode_us=self._encode_us,
             encode_us_max=self._encode_us_max,
         )
+
+    def _measure(self) -> None:
+        """Take the levels of the last 20 ms, after their audio is on its way."""
+        meter = self._meter
+        if meter is None:
+            return
+        if not self._metering:
+            meter.clear()
+        elif self._window.complete(GRID, floats=False):
+            meter.add(self._window.samples(GRID), self._window.end)
 
     def _encode(self, complete_ns: int) -> None:
         began = self._clock.monotonic_ns()

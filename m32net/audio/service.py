@@ -21,6 +21,7 @@ from m32net.audio.crew import Crew
 from m32net.audio.engine import Demand, Engine
 from m32net.audio.events import AudioEvent, EngineFault
 from m32net.audio.frame import EncodedFrame
+from m32net.audio.meter import LevelBridge, Peaks
 from m32net.audio.sources.source import ISource
 from m32net.log import RoomLog
 from m32net.streaming.profile import Profile
@@ -48,6 +49,7 @@ class AudioStatus:
         longest.
     :ivar encoders_active: mono Opus encoders in use, over all profiles.
     :ivar frames_encoded: since the start, over all profiles.
+    :ivar levels_dropped: slots of levels (50 ms) that the reactor was too late for.
     """
 
     source: str
@@ -63,6 +65,7 @@ class AudioStatus:
     encode_us_max: float
     encoders_active: int
     frames_encoded: int
+    levels_dropped: int = 0
 
 
 def start_thread(body: Callable[[], None]) -> None:
@@ -80,6 +83,9 @@ class AudioService(Service):
     :param on_event: called on the reactor thread.
     :param workers: threads that encode, the engine's included.
     :param complexity: of the Opus encoders, 0..10; None for 5.
+    :param on_levels: called on the reactor thread, while :meth:`set_metering` says so, with the
+        highest absolute samples by channel (full scale 2**31) since the last call, and how many
+        slots of 50 ms these are: mostly one.
     :param spawn: starts the engine thread; for tests.
     """
 
@@ -95,6 +101,7 @@ class AudioService(Service):
         workers: int = 2,
         *,
         complexity: int | None = None,
+        on_levels: Callable[[Peaks, int], object] | None = None,
         clock: AudioClock | None = None,
         spawn: Spawn = start_thread,
     ) -> None:
@@ -106,7 +113,9 @@ class AudioService(Service):
         self._bridge = Bridge(reactor.callFromThread, on_frames, clock.monotonic_ns)
         self._ended: Deferred[None] | None = None
         self._switch_interval = 0.0
+        self._levels = on_levels and LevelBridge(reactor.callFromThread, on_levels)
         self._demand: Demand = {}
+        self._metering = False
         self._clock = clock
         self._workers = workers
         self._complexity = complexity
@@ -123,12 +132,22 @@ class AudioService(Service):
         self._demand = dict(demand)
         self.engine.set_demand(self._demand)
 
+    def set_metering(self, wanted: bool) -> None:
+        """Whether levels are wanted; if so, samples are read even if nobody listens."""
+        self._metering = wanted
+        self.engine.set_metering(wanted)
+
+    def hand_over(self) -> None:
+        """Deliver the frames that wait, if any; for between two steps of long work."""
+        self._bridge.hand_over()
+
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         self._switch_interval = sys.getswitchinterval()
         sys.setswitchinterval(min(SWITCH_INTERVAL_S, self._switch_interval))
         engine = self.engine = self._make_engine()
         engine.set_demand(self._demand)
+        engine.set_metering(self._metering)
         ended: Deferred[None] = Deferred()
         self._ended = ended
 
@@ -169,6 +188,7 @@ class AudioService(Service):
             samples_lost=source.samples_lost,
             dropped=self._bridge.dropped,
             late=self._bridge.late,
+            levels_dropped=self._levels.dropped if self._levels else 0,
             profiles=engine.profiles,
             encode_us=engine.encode_us,
             encode_us_max=engine.encode_us_max,
@@ -184,6 +204,7 @@ class AudioService(Service):
             clock=self._clock,
             crew=Crew(self._workers),
             complexity=self._complexity,
+            levels=self._levels and self._levels.put,
         )
 
     def _emit(self, event: AudioEvent) -> None:

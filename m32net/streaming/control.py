@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from m32net.streaming.meters import LevelFeed
 from m32net.streaming.service import StreamingService
 from protocols.control import events
 from protocols.control.connection import ControlConnection
@@ -19,11 +20,20 @@ class ListenerControlFactory(ControlServerFactory):
     """Makes control connections whose listeners the streaming service looks after.
 
     :param streaming: gets every event.
+    :param meters: shows levels to those who ask; None: nobody is shown any.
     """
 
-    def __init__(self, streaming: StreamingService, *, reactor: Any, **options: Any) -> None:
+    def __init__(
+        self,
+        streaming: StreamingService,
+        *,
+        reactor: Any,
+        meters: LevelFeed | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(self.session_tells, reactor=reactor, **options)
         self.streaming = streaming
+        self.meters = meters
 
     def change_heartbeat_timeout(self, seconds: float) -> None:
         """For connections from now on; the registry watches all of them anyway."""
@@ -37,6 +47,8 @@ class ListenerControlFactory(ControlServerFactory):
         self, connection: ControlConnection, event: events.ServerSessionEvent
     ) -> None:
         streaming = self.streaming
+        if self.meters is not None:
+            self._show_levels(self.meters, connection, event)
         match event:
             case events.Joined(hello=hello):
                 streaming.hello(connection, hello)
@@ -44,11 +56,25 @@ class ListenerControlFactory(ControlServerFactory):
                 streaming.configure(connection, config)
             case events.Alive():
                 streaming.heard(connection)
-            case events.SessionClosed(cause="bye"):
-                streaming.bye(connection)
+            case events.SessionClosed(cause="bye", reason=reason):
+                streaming.bye(connection, reason)
             case events.SessionClosed(cause="silent" | "abuse", reason=reason):
                 streaming.expelled(connection, reason)
             case events.SessionClosed():
                 streaming.lost(connection)
             case events.Refused():
                 streaming.malformed += 1
+
+    def _show_levels(
+        self,
+        meters: LevelFeed,
+        connection: ControlConnection,
+        event: events.ServerSessionEvent,
+    ) -> None:
+        match event:
+            case events.MetersWanted(interval_ms=interval_ms):
+                one = self.streaming.registry.of(connection)
+                if one is not None and one.state != "arrived":  # let in, that is
+                    meters.subscribe(connection, interval_ms)
+            case events.SessionClosed():
+                meters.forget(connection)
