@@ -107,7 +107,8 @@ class Delivery:
 
     def faults(self, now: float) -> tuple[list[str], list[str]]:
         """What makes it unhealthy, and what degrades it."""
-        bad, poor = [], []
+        bad: list[str] = []
+        poor: list[str] = []
         if self.turn_age_s(now) > HUNG_S:
             bad.append(f"the audio engine has hung for {self.turn_age_s(now):.0f} s")
         elif self.frame_age_s(now) > STALLED_S:
@@ -165,7 +166,7 @@ class DeliveryWatch(Service):
         self.delivery.look(self._counters(), self._seconds())
 
     def alive(self) -> bool:
-        """Whether a restart would not help: False while the engine hangs or delivers nothing."""
+        """False once only a restart helps: the engine hangs, or encodes and delivers nothing."""
         now = self._seconds()
         silent = self.delivery.frame_age_s(now) > HUNG_S and self._encoding()
         return self.delivery.turn_age_s(now) <= HUNG_S and not silent
