@@ -47,6 +47,7 @@ class Listener:
     """One receiving device.
 
     :ivar link: its control connection, an opaque object of the shell; None while detached.
+    :ivar trusted: it has shown the PIN, or another server has announced it.
     """
 
     client_id: str
@@ -61,6 +62,7 @@ class Listener:
     udp_port: int | None = None
     agreement: Agreement | None = None
     lost_at: float | None = None
+    trusted: bool = False
     reception: Reception = field(default_factory=Reception)
     changes: TokenBucket = field(init=False)
 
@@ -119,12 +121,27 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class SentAway:
+    """A newcomer belongs to another server; its connection ends (CON-51)."""
+
+    link: object
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Departed:
-    """A listener is gone; its connection, if any, is to be closed."""
+    """A listener is gone; its connection, if any, is to be closed.
+
+    :ivar migrated: it went to the server it was sent to (CON-51).
+    """
 
     listener: Listener
     link: object | None
     reason: str
+    migrated: bool = False
 
 
-RegistryEvent = StreamsStarted | StreamsKept | StreamsStopped | Welcomed | Told | Refused | Departed
+RegistryEvent = (
+    StreamsStarted | StreamsKept | StreamsStopped | Welcomed | Told | Refused | SentAway | Departed
+)

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
-from m32net.interfaces import QualityReport, RefusedError
-from m32net.streaming import cost
+from m32net.interfaces import Arrival, QualityReport, RefusedError
+from m32net.streaming.door import Door
+from m32net.streaming.formats import check_formats
 from m32net.streaming.listeners import (
     TRANSITIONS,
     Departed,
@@ -25,6 +26,7 @@ from m32net.streaming.listeners import (
     Listener,
     Refused,
     RegistryEvent,
+    SentAway,
     State,
     StreamsKept,
     StreamsStarted,
@@ -36,8 +38,8 @@ from m32net.streaming.negotiation import Agreement, AudioOffer, agree, check_hos
 from m32net.streaming.profile import Profile
 from protocols.control.messages import ClientConfig
 
-MAX_PROFILES: Final = 8
-"""Different formats at a time; each costs an encoding of every channel in it."""
+MIGRATED: Final = "migrated"
+"""The reason in a ``bye`` of who moved to the server it was sent to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Registry:
 
     :param new_id: makes a client id nobody has had; :param new_token: makes a session token of
         at least 32 random bytes.  Both are injected, so a test knows them.
+    :param door: what newcomers must show; without it, nothing.
     """
 
     def __init__(
@@ -66,10 +69,13 @@ class Registry:
         *,
         new_id: Callable[[], str],
         new_token: Callable[[], str],
+        door: Door | None = None,
     ) -> None:
         self.offer = offer
         self.limits = limits
+        self.door = door or Door()
         self.refused = 0
+        self.sent_away = 0
         self.arrivals = 0
         self._new_id = new_id
         self._new_token = new_token
@@ -122,8 +128,12 @@ class Registry:
         client_id: str | None,
         token: str | None,
         name: str | None,
+        pin: str | None = None,
     ) -> None:
-        """The connection says who it is, perhaps a listener that was here before."""
+        """The connection says who it is, perhaps a listener that was here before.
+
+        One that another server has announced keeps the id it had there, and needs no PIN.
+        """
         fresh = self._by_link.get(link)
         if fresh is None:
             return
@@ -137,6 +147,12 @@ class Registry:
             and hmac.compare_digest(known.token.encode(), token.encode())
         ):
             fresh = self._take_over(known, fresh, now)
+        elif fresh.state == "arrived":
+            arrival = self.door.arrival(client_id, token, now) if known is None else None
+            if arrival is not None:
+                self._adopt(fresh, arrival)
+            elif self.door.elsewhere is None and not self._knows_pin(fresh, pin, now):
+                return
         if not self._admit(fresh, now):
             return
         if name is not None:
@@ -161,7 +177,12 @@ class Registry:
         check_host(one.host)
         agreement = agree(config, self.offer)
         self._check_changes(one, agreement, now)
-        self._check_formats(one, agreement)
+        others = [
+            other.agreement
+            for other in self._by_id.values()
+            if other is not one and other.agreement is not None
+        ]
+        check_formats(agreement, others, self.offer, self.limits.encoding_cores)
         port = agreement.udp_port or one.udp_port
         if port is not None:
             agreement = agreement.at(port)
@@ -182,7 +203,11 @@ class Registry:
             409 no control session from ``host``; 503 full.
         """
         check_port(udp_port)
-        here = [one for one in self._by_link.values() if one.host == host]
+        here = [
+            one
+            for one in self._by_link.values()
+            if one.host == host and (one.state != "arrived" or self._may_be_silent)
+        ]
         if client_id is not None:
             here = [one for one in here if one.client_id == client_id]
         if not here:
@@ -191,7 +216,7 @@ class Registry:
             )
         one = next((one for one in reversed(here) if one.udp_port is None), here[-1])
         if not self._admit(one, now):
-            raise RefusedError("server_full", self._full(), 503)
+            raise RefusedError("server_full", "this server takes nobody now", 503)
         if one.config is None:
             one.udp_port = udp_port
         else:
@@ -204,9 +229,14 @@ class Registry:
         if one is not None:
             one.heard = now
 
-    def bye(self, link: object) -> None:
+    def bye(self, link: object, reason: str = "bye") -> None:
+        """The listener leaves, perhaps for the server it was sent to (CON-51)."""
         one = self._by_link.get(link)
-        if one is not None:
+        if one is None:
+            return
+        if reason == MIGRATED:
+            self._leave(one, "the listener moved to the other server", migrated=True)
+        else:
             self._leave(one, "the listener said bye")
 
     def lost(self, link: object, now: float) -> None:
@@ -258,6 +288,14 @@ class Registry:
         self._events.extend(Told(one, kind, reason, fields) for one in reached)
         return len(reached)
 
+    def tell(self, client_id: str, kind: str, reason: str, fields: Mapping[str, Any]) -> bool:
+        """An event for one listener; False if it can't be reached now."""
+        one = self._by_id.get(client_id)
+        if one is None or one.link is None:
+            return False
+        self._events.append(Told(one, kind, reason, fields))
+        return True
+
     def remove(self, client_id: str, reason: str) -> bool:
         one = self._by_id.get(client_id)
         if one is not None:
@@ -304,17 +342,51 @@ class Registry:
         """Let a connection take a listener's place, if one is free (STR-6)."""
         if one.state != "arrived":
             return one.state != "gone"
+        if self.door.elsewhere is not None:
+            self._send_away(one, *self.door.elsewhere)
+            return False
+        if not one.trusted and not self._knows_pin(one, None, now):
+            return False
         if len(self) >= self.limits.max_listeners:
             self.refused += 1
-            link = one.link
-            if link is not None:
-                self._events.append(Refused(link, "server_full", self._full(), fatal=True))
-            self._step(one, "leave")
-            self._forget(one, None, self._full())
+            self._turn_away(one, "server_full", self._full())
             return False
         one.heard = now
         self._step(one, "admit")
         return True
+
+    def _turn_away(self, one: Listener, code: str, message: str) -> None:
+        if one.link is not None:
+            self._events.append(Refused(one.link, code, message, fatal=True))
+        self._step(one, "leave")
+        self._forget(one, None, message)
+
+    def _send_away(self, one: Listener, host: str, port: int) -> None:
+        """Newcomers belong to another server now (CON-51)."""
+        self.sent_away += 1
+        if one.link is not None:
+            self._events.append(SentAway(one.link, host, port))
+        self._step(one, "leave")
+        self._forget(one, None, f"sent to {host}:{port}")
+
+    @property
+    def _may_be_silent(self) -> bool:
+        """Whether who has not said hello may still be let in, by REST."""
+        return not self.door.guarded and self.door.elsewhere is None
+
+    def _knows_pin(self, one: Listener, pin: str | None, now: float) -> bool:
+        refused = self.door.try_pin(one.host, pin, now)
+        one.trusted = refused is None
+        if refused is not None:
+            self._turn_away(one, refused.code, refused.message)
+        return one.trusted
+
+    def _adopt(self, one: Listener, arrival: Arrival) -> None:
+        """A listener that another server has announced keeps who it was there."""
+        del self._by_id[one.client_id]
+        one.client_id, one.token, one.name = arrival.client_id, arrival.token, arrival.name
+        one.trusted = True
+        self._by_id[one.client_id] = one
 
     def _take_over(self, known: Listener, fresh: Listener, now: float) -> Listener:
         """A listener that is still known is back on a new connection."""
@@ -346,34 +418,6 @@ class Registry:
         if not one.changes.take(1, now):
             raise RefusedError("too_fast", "the format was changed too often; wait a little", 429)
 
-    def _check_formats(self, one: Listener, agreement: Agreement) -> None:
-        """What is offered to all is always possible; anything else only if it can be encoded too.
-
-        The offered format counts in full even while nobody takes it, so that it never suffers.
-        """
-        offered = agree(ClientConfig(), self.offer).profile
-        profile = agreement.profile
-        if profile == offered:
-            return
-        wanted = {
-            other.client_id: other.agreement
-            for other in self._by_id.values()
-            if other is not one and other.agreement is not None
-        }
-        wanted[one.client_id] = agreement
-        demand: dict[Profile, set[int]] = {offered: set(self.offer.channels)}
-        for each in wanted.values():
-            demand.setdefault(each.profile, set()).update(each.channels)
-        shared = any(each.profile == profile for each in wanted.values() if each is not agreement)
-        if len(demand) > MAX_PROFILES and not shared:
-            reason = f"{MAX_PROFILES} different formats are in use already"
-        elif cost.total(demand) > self.limits.encoding_cores:
-            reason = "the server can't encode that besides what others hear"
-        else:
-            return
-        advice = "leave out compression, sample_rate, frame_ms and bitrate to share what is offered"
-        raise RefusedError("too_many_formats", f"{reason}; {advice}")
-
     def _start(self, one: Listener, agreement: Agreement) -> None:
         if one.state == "streaming" and one.agreement == agreement:
             self._events.append(StreamsKept(one))
@@ -392,18 +436,20 @@ class Registry:
         if self._step(one, "halt") == "gone":
             self._forget(one, one.link, reason)
 
-    def _leave(self, one: Listener, reason: str) -> None:
+    def _leave(self, one: Listener, reason: str, *, migrated: bool = False) -> None:
         """The one way out."""
         link = one.link
         if one.agreement is not None:
             one.agreement = None
             self._events.append(StreamsStopped(one, reason))
         self._step(one, "leave")
-        self._forget(one, link, reason)
+        self._forget(one, link, reason, migrated=migrated)
 
-    def _forget(self, one: Listener, link: object | None, reason: str) -> None:
+    def _forget(
+        self, one: Listener, link: object | None, reason: str, *, migrated: bool = False
+    ) -> None:
         self._by_id.pop(one.client_id, None)
         if one.link is not None:
             self._by_link.pop(one.link, None)
             one.link = None
-        self._events.append(Departed(one, link, reason))
+        self._events.append(Departed(one, link, reason, migrated))

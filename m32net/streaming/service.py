@@ -10,13 +10,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Final, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 
-from m32net.interfaces import Health, ListenerStatus, QualityReport, RefusedError
+from m32net.interfaces import ControlQuality, Health, ListenerStatus, QualityReport, RefusedError
 from m32net.log import RoomLog
 from m32net.streaming import describe
 from m32net.streaming.listeners import (
@@ -24,6 +24,7 @@ from m32net.streaming.listeners import (
     Listener,
     Refused,
     RegistryEvent,
+    SentAway,
     StreamsKept,
     StreamsStarted,
     StreamsStopped,
@@ -38,6 +39,7 @@ from protocols.control import messages
 from protocols.control.outgoing import (
     CLOSE_GOING_AWAY,
     CLOSE_POLICY_VIOLATION,
+    CLOSE_SERVICE_RESTART,
     CLOSE_TRY_AGAIN_LATER,
 )
 from protocols.rtp.extension import EventFlags
@@ -64,6 +66,9 @@ class StreamingService(Service):
     :param channel_names: names by channel id, for the SDP.
     :param note_quality: keeps a listener's quality report: ``(client_id, name, report)``.
     :param note_event: keeps what the engineer should see: ``(kind, text, fields)``.
+    :ivar on_welcome: called with the id of a listener that has come, or come back.
+    :ivar on_departure: called with the id of one that has gone, and whether it went to the server
+        it was sent to.
     """
 
     name = "streaming"
@@ -95,6 +100,8 @@ class StreamingService(Service):
         self._note_quality = note_quality
         self._note_event = note_event
         self.malformed = 0
+        self.on_welcome: Callable[[str], object] = lambda client_id: None
+        self.on_departure: Callable[[str, bool], object] = lambda client_id, migrated: None
         self._demand: Mapping[Profile, frozenset[int]] = {}
         self._timer: IDelayedCall | None = None
         self._timer_at = 0.0
@@ -137,6 +144,7 @@ class StreamingService(Service):
             client_id=hello.client_id,
             token=hello.token,
             name=hello.name,
+            pin=hello.pin,
         )
         self._carry_out()
 
@@ -147,8 +155,8 @@ class StreamingService(Service):
     def heard(self, link: ControlLink) -> None:
         self.registry.heard(link, self.seconds())
 
-    def bye(self, link: ControlLink) -> None:
-        self.registry.bye(link)
+    def bye(self, link: ControlLink, reason: str = "bye") -> None:
+        self.registry.bye(link, reason)
         self._carry_out()
 
     def lost(self, link: ControlLink) -> None:
@@ -183,6 +191,12 @@ class StreamingService(Service):
         self._carry_out()
         return told
 
+    def tell(self, client_id: str, kind: str, reason: str, fields: Mapping[str, Any]) -> bool:
+        """Send one listener an event; False if it can't be reached now."""
+        told = self.registry.tell(client_id, kind, reason, fields)
+        self._carry_out()
+        return told
+
     def channels_renamed(self) -> None:
         """Names or colours are others now; told in band, so that no audio is interrupted."""
         self.transmission.announce(EventFlags.STATUS_UPDATE)
@@ -213,6 +227,8 @@ class StreamingService(Service):
 
     def report_quality(self, client_id: str, host: str, report: QualityReport) -> None:
         one = self.registry.get(client_id)
+        if one is None and self.registry.door.expects(client_id, host, self.seconds()):
+            return  # on its way here from another server; its control session is still there
         if one is None or one.state == "arrived":
             raise RefusedError("unknown_client", f"there is no listener {client_id!r}", 404)
         if one.host != host:
@@ -224,6 +240,8 @@ class StreamingService(Service):
             **self.transmission.totals,
             "connections": self.registry.arrivals,
             "refused": self.registry.refused,
+            "sent_away": self.registry.sent_away,
+            "wrong_pins": self.registry.door.wrong_pins,
             "malformed_messages": self.malformed,
             "foreign_reports": self.transmission.foreign_reports,
         }
@@ -257,7 +275,6 @@ class StreamingService(Service):
         """Named figures for ``/metrics``."""
         p50, p99 = self.transmission.send_times.quantiles_ms(0.5, 0.99)
         return {
-            "frames_sent_total": self.transmission.totals["frames"],
             "send_seconds_p50": p50 / 1000,
             "send_seconds_p99": p99 / 1000,
         }
@@ -282,7 +299,16 @@ class StreamingService(Service):
             packets_dropped=totals.dropped if totals else 0,
             quality=one.reception.latest,
             rating=one.reception.rating(),
+            control=self._control_quality(one.link),
         )
+
+    def _control_quality(self, link: object | None) -> ControlQuality | None:
+        """How the control session fares (CON-13); None while there is none."""
+        measure = getattr(link, "quality", None)
+        if measure is None:
+            return None
+        measured = measure(self.clock.seconds())
+        return ControlQuality(*(getattr(measured, one.name) for one in fields(ControlQuality)))
 
     # -- quality ---------------------------------------------------------------------------
 
@@ -379,15 +405,16 @@ class StreamingService(Service):
         )
         _send(one.link, welcome)
         self._note_event("listener_joined", one.name or one.client_id, {"listener": one.client_id})
+        self.on_welcome(one.client_id)
 
     def _tell(self, event: Told) -> None:
-        fields = dict(event.fields)
+        more = dict(event.fields)
         message = messages.Event(
             type=event.kind,
             reason=event.reason,
-            new_sample_rate=fields.pop("new_sample_rate", None),
-            reconnect_after=fields.pop("reconnect_after", None),
-            fields=fields,
+            new_sample_rate=more.pop("new_sample_rate", None),
+            reconnect_after=more.pop("reconnect_after", None),
+            fields=more,
         )
         _send(event.listener.link, message)
         self.transmission.announce(EventFlags.CONTROL_MESSAGE, event.listener.client_id)
@@ -408,6 +435,12 @@ class StreamingService(Service):
             code = CLOSE_TRY_AGAIN_LATER if full else CLOSE_POLICY_VIOLATION
             _close(event.link, code, event.message)
 
+    def _send_away(self, event: SentAway) -> None:
+        reason = f"listeners are at {event.host}:{event.port} now"
+        self.log.info("A newcomer is sent to {host}:{port}", host=event.host, port=event.port)
+        _send(event.link, messages.Migration(event.host, event.port).event(reason))
+        _close(event.link, CLOSE_SERVICE_RESTART, reason)
+
     def _depart(self, event: Departed) -> None:
         one = event.listener
         if one.name or one.config is not None:
@@ -415,9 +448,10 @@ class StreamingService(Service):
             self.log.info(
                 "{listener} has left: {reason}", listener=one.client_id, reason=event.reason
             )
-            fields = {"listener": one.client_id}
-            self._note_event("listener_left", f"{who}: {event.reason}", fields)
+            listener = {"listener": one.client_id}
+            self._note_event("listener_left", f"{who}: {event.reason}", listener)
         _close(event.link, CLOSE_GOING_AWAY, event.reason)
+        self.on_departure(one.client_id, event.migrated)
 
     def _tell_stream(self, one: Listener) -> None:
         if one.agreement is None:
@@ -433,6 +467,7 @@ class StreamingService(Service):
         Welcomed: _welcome,
         Told: _tell,
         Refused: _refuse,
+        SentAway: _send_away,
         Departed: _depart,
     }
 

@@ -20,6 +20,7 @@ from twisted.trial import unittest
 
 from m32net.interfaces import QualityReport, RefusedError
 from m32net.streaming import cost
+from m32net.streaming.formats import MAX_PROFILES
 from m32net.streaming.listeners import (
     TRANSITIONS,
     Departed,
@@ -33,7 +34,7 @@ from m32net.streaming.listeners import (
 )
 from m32net.streaming.negotiation import AudioOffer, agree
 from m32net.streaming.profile import Profile
-from m32net.streaming.registry import MAX_PROFILES, Limits, Registry
+from m32net.streaming.registry import Limits, Registry
 from protocols.control.messages import ChannelRequest, ClientConfig
 
 OFFER = AudioOffer(channels=tuple(range(1, 33)))

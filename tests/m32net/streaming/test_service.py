@@ -74,7 +74,9 @@ def opus_frame(number: int, profile: Profile = OPUS, channels: int = 32) -> Enco
     return EncodedFrame(profile, number * duration, duration, 1_000_000_000, 0, payload)
 
 
-class ServiceTest(unittest.TestCase):
+class ServiceCase(unittest.TestCase):
+    """A service with real sockets, a clock that is turned, and links that remember."""
+
     def setUp(self) -> None:
         self.clock = Wire()
         ids = itertools.count(1)
@@ -114,6 +116,8 @@ class ServiceTest(unittest.TestCase):
         for number in numbers:
             self.service.transmission.frames_ready([opus_frame(number)])
 
+
+class ServiceTest(ServiceCase):
     def test_streams_after_client_config_from_the_rtp_port(self) -> None:
         """STR-4, STR-5: nothing before client_config, then packets from the RTP port."""
         ears = receiver()
