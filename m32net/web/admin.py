@@ -10,9 +10,12 @@ from twisted.web.server import Request
 from m32net.interfaces import RefusedError
 from m32net.settings import ChannelChange
 from m32net.web.answers import (
-    COOKIE,
+    JSON,
+    as_json,
     check_origin,
     client_host,
+    cookie_name,
+    is_secure,
     json_answer,
     json_body,
     number,
@@ -93,9 +96,9 @@ class AdminRoutes(PublicRoutes):
         attributes = "; Path=/; HttpOnly; SameSite=Strict"
         if not session.token:
             attributes += "; Max-Age=0"
-        if request.isSecure():  # type: ignore[no-untyped-call]
+        if is_secure(request):
             attributes += "; Secure"
-        set_header(request, "Set-Cookie", f"{COOKIE}={session.token}{attributes}")
+        set_header(request, "Set-Cookie", f"{cookie_name(request)}={session.token}{attributes}")
 
     # -- settings ----------------------------------------------------------------------------------
 
@@ -144,17 +147,15 @@ class AdminRoutes(PublicRoutes):
     # -- listeners ---------------------------------------------------------------------------------
 
     @app.route("/api/listeners", methods=["GET"])
-    def all_listeners(self, request: Request) -> bytes:
+    async def all_listeners(self, request: Request) -> bytes:
         self.admin(request)
-        return json_answer(
-            request,
-            ListenersBody(
-                tuple(self.listeners.snapshot()),
-                self.listeners.count(),
-                self.settings.settings.max_listeners,
-                self.listeners.refused(),
-            ),
+        body = ListenersBody(
+            tuple(self.listeners.snapshot()),
+            self.listeners.count(),
+            self.settings.settings.max_listeners,
+            self.listeners.refused(),
         )
+        return await self.long.answer(request, as_json(body), JSON)
 
     @app.route("/api/quality", methods=["GET"])
     async def quality(self, request: Request) -> bytes:
@@ -167,7 +168,7 @@ class AdminRoutes(PublicRoutes):
             since=number(request, "since") or 0.0,
             limit=int(limit),
         )
-        return json_answer(request, QualityBody(tuple(rows)))
+        return await self.long.answer(request, as_json(QualityBody(tuple(rows))), JSON)
 
     @app.route("/api/message", methods=["POST"])
     def message(self, request: Request) -> bytes:

@@ -1,20 +1,24 @@
 """What every route needs: reading a JSON body with refusals a person understands, and answering.
 
-Errors are ``{"error": {"code", "message"}}`` with a fitting status, whatever went wrong.
+Errors are ``{"error": {"code", "message"}}`` with a fitting status, whatever went wrong.  Long
+answers are compressed where the client takes it and it pays (CON-20).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 
 from m32net.interfaces import RefusedError
 from m32net.web.bodies import ErrorBody, ErrorDetail
+from protocols.compression import InflateError, gzip, inflate, worth_trying
 
 T = TypeVar("T")
 
@@ -22,12 +26,17 @@ MAX_BODY: Final = 1024 * 1024
 """CON-2, in bytes."""
 JSON: Final = "application/json"
 COOKIE: Final = "m32net_session"
+SECURE_COOKIE: Final = "__Host-m32net_session"
+"""The name under TLS: with this prefix browsers let no other host and no plain page set it."""
+INLINE_BYTES: Final = 64 * 1024
+"""A body up to this size is compressed where it is made, in 1 to 2 ms; audio must not wait more."""
 
 _CODES: Final = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
     413: "too_large",
+    415: "unsupported_encoding",
     500: "internal_error",
     503: "unavailable",
 }
@@ -44,17 +53,77 @@ def header(request: Request, name: bytes) -> str | None:
     return values[-1].decode("utf-8", "replace") if values else None
 
 
-def answer(request: Request, body: bytes, media_type: str, status: int = 200) -> bytes:
-    """Set what describes ``body`` and give it back, for a route to return."""
+def is_secure(request: Request) -> bool:
+    """Whether it came over TLS."""
+    return bool(request.isSecure())  # type: ignore[no-untyped-call]
+
+
+def takes_gzip(request: Request) -> bool:
+    """Whether the client wants gzip (RFC 9110 section 12.5.3); ``*`` counts, ``q=0`` refuses."""
+    wanted = None
+    for coding in (header(request, b"Accept-Encoding") or "").lower().split(","):
+        name, *parameters = (part.strip() for part in coding.split(";"))
+        if name in {"gzip", "x-gzip"} or (name == "*" and wanted is None):
+            wanted = not any(re.fullmatch(r"q=0(\.0*)?", one) for one in parameters)
+    return bool(wanted)
+
+
+def answer(
+    request: Request,
+    body: bytes,
+    media_type: str,
+    status: int = 200,
+    *,
+    pack: Callable[[bytes], bytes | None] | None = gzip,
+) -> bytes:
+    """Set what describes ``body`` and give it back, for a route to return.
+
+    :param pack: compresses the body; None if that was tried already, or is not to be.
+    """
     request.setResponseCode(status)
     set_header(request, "Content-Type", media_type)
+    if worth_trying(len(body)):
+        set_header(request, "Vary", "Accept-Encoding")
+        if pack is not None and len(body) <= INLINE_BYTES and takes_gzip(request):
+            packed = pack(body)
+            if packed is not None:
+                set_header(request, "Content-Encoding", "gzip")
+                body = packed
     set_header(request, "Content-Length", str(len(body)))
     return body
 
 
 def json_answer(request: Request, body: object, status: int = 200) -> bytes:
     """``body`` as JSON; a float that is not finite becomes null."""
-    return answer(request, msgspec.json.encode(body, enc_hook=str), JSON, status)
+    return answer(request, as_json(body), JSON, status)
+
+
+def as_json(body: object) -> bytes:
+    return msgspec.json.encode(body, enc_hook=str)
+
+
+class LongAnswers:
+    """Answers of any length: those over :data:`INLINE_BYTES` are compressed in a thread.
+
+    One at a time, so that this takes one core at most; meanwhile others are sent as they are.
+
+    :param in_thread: runs a blocking callable elsewhere and gives a Deferred of its result.
+    """
+
+    def __init__(self, in_thread: Callable[..., Deferred[Any]]) -> None:
+        self._in_thread = in_thread
+        self._one = DeferredSemaphore(1)
+
+    async def answer(self, request: Request, body: bytes, media_type: str) -> bytes:
+        """As the function of this name."""
+        packed = None
+        if len(body) > INLINE_BYTES and takes_gzip(request) and self._one.tokens:
+            packed = await self._one.run(self._in_thread, gzip, body)
+        if packed is None:
+            return answer(request, body, media_type)
+        set_header(request, "Vary", "Accept-Encoding")
+        set_header(request, "Content-Encoding", "gzip")
+        return answer(request, packed, media_type, pack=None)
 
 
 def error_answer(request: Request, status: int, code: str, message: str) -> bytes:
@@ -62,7 +131,9 @@ def error_answer(request: Request, status: int, code: str, message: str) -> byte
 
 
 def refusal_answer(request: Request, error: RefusedError) -> bytes:
-    if error.status == 401:
+    if error.status == 415:
+        set_header(request, "Accept-Encoding", "gzip")  # RFC 7694
+    elif error.status == 401:
         set_header(request, "WWW-Authenticate", "Bearer")
     elif error.status in {429, 503}:
         set_header(request, "Retry-After", "6")
@@ -93,13 +164,10 @@ def _shown(text: bytes) -> str:
 def json_body(request: Request, form: type[T]) -> T:
     """The body as a ``form``, a msgspec type.
 
-    :raises RefusedError: 400 that names the field, 403 for another site's page, 413.
+    :raises RefusedError: 400 that names the field, 403 for another site's page, 413, 415.
     """
     check_origin(request)
-    assert request.content is not None
-    data = request.content.read()
-    if len(data) > MAX_BODY:
-        raise RefusedError("too_large", f"the body has more than {MAX_BODY} bytes", 413)
+    data = _body(request)
     try:
         data.decode("utf-8")
         return msgspec.json.decode(data, type=form)
@@ -111,6 +179,27 @@ def json_body(request: Request, form: type[T]) -> T:
         raise RefusedError("invalid_value", _field_first(str(error))) from None
     except msgspec.DecodeError as error:
         raise RefusedError("bad_request", _not_json(data, str(error))) from None
+
+
+def _body(request: Request) -> bytes:
+    """The body, inflated if it came compressed, in either form of :data:`MAX_BODY` at most."""
+    assert request.content is not None
+    data: bytes = request.content.read()
+    if len(data) > MAX_BODY:
+        raise RefusedError("too_large", f"the body has more than {MAX_BODY} bytes", 413)
+    coding = (header(request, b"Content-Encoding") or "identity").strip().lower()
+    if coding in {"", "identity"}:
+        return data
+    if coding not in {"gzip", "x-gzip"}:
+        raise RefusedError("unsupported_encoding", f"{coding[:40]!r} is no encoding but gzip", 415)
+    try:
+        return inflate(data, MAX_BODY, form="gzip")
+    except InflateError as error:
+        if error.code == "too_large":
+            raise RefusedError(
+                "too_large", f"the body has more than {MAX_BODY} bytes", 413
+            ) from None
+        raise RefusedError("bad_request", f"the body is not gzip: {error}", 400) from None
 
 
 def _field_first(text: str) -> str:
@@ -129,33 +218,45 @@ def _not_json(data: bytes, reason: str) -> str:
 
 
 def check_origin(request: Request) -> None:
-    """A page of another site must not use the browser's cookie to change anything here.
+    """A page of another site must not use the browser's cookie, or address, to change anything.
+
+    Browsers name the page's origin with every request that is no GET, and newer ones say of each
+    whether it comes from a foreign page; programs say neither.
 
     :raises RefusedError: 403.
     """
     origin = header(request, b"Origin")
-    if origin is None:
-        return
     host = header(request, b"Host") or ""
-    try:
-        same = urlsplit(origin).netloc.lower() == host.lower()
-    except ValueError:
-        same = False
+    if origin is None:
+        # "none": typed, or from a bookmark.  "same-site" is another port of this very host.
+        same = (header(request, b"Sec-Fetch-Site") or "none") in {"none", "same-origin"}
+    else:
+        try:
+            same = urlsplit(origin).netloc.lower() == host.lower()
+        except ValueError:
+            same = False
     if not same:
         raise RefusedError(
             "foreign_origin",
-            f"this comes from a page of {origin[:80]}, not of {host[:80]} (a proxy in front of "
-            "m32net must pass the Host header on)",
+            f"this comes from a page of {(origin or 'another site')[:80]}, not of {host[:80]} "
+            "(a proxy in front of this server must pass the Host header on)",
             403,
         )
 
 
+def cookie_name(request: Request) -> str:
+    return SECURE_COOKIE if is_secure(request) else COOKIE
+
+
 def session_token(request: Request) -> str | None:
-    """The token a request carries: ``Authorization: Bearer``, else the cookie."""
+    """The token a request carries: ``Authorization: Bearer``, else the cookie.
+
+    Under TLS the cookie of plain pages does not count: whoever can forge those could set it.
+    """
     kind, _, token = (header(request, b"Authorization") or "").partition(" ")
     if kind.lower() == "bearer":
         return token.strip()
-    cookie = request.getCookie(COOKIE.encode())  # type: ignore[no-untyped-call]
+    cookie = request.getCookie(cookie_name(request).encode())  # type: ignore[no-untyped-call]
     return None if cookie is None else cookie.decode("ascii", "replace")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from klein.resource import KleinResource
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
@@ -14,26 +16,13 @@ from werkzeug.exceptions import HTTPException
 from m32net.interfaces import IConnections, IListeners, IMigration, IServerStatus, ITrust
 from m32net.settings import ISettings
 from m32net.web.admin import AdminRoutes
-from m32net.web.answers import error_answer, set_header
+from m32net.web.answers import LongAnswers, error_answer
 from m32net.web.app import ErrorRoutes, app
 from m32net.web.auth import Auth
 from m32net.web.connections import ConnectionRoutes
+from m32net.web.headers import set_headers
+from m32net.web.moved import moved_answer, moves
 from m32net.web.pages import PageRoutes, static_files
-
-HEADERS: Final = {
-    "Server": "m32net",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; "
-        "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    ),
-}
-"""On every answer; a route may replace some."""
 
 
 class WebApi(AdminRoutes, ConnectionRoutes, PageRoutes, ErrorRoutes):
@@ -45,6 +34,8 @@ class WebApi(AdminRoutes, ConnectionRoutes, PageRoutes, ErrorRoutes):
         answer 404.
     :param migration: of the listeners to another server.
     :param trust: the certificates.
+    :param hsts: whether browsers are bound to https; see :func:`m32net.web.headers.set_headers`.
+    :param in_thread: runs a blocking callable elsewhere and gives a Deferred of its result.
     :param wall: Unix time in seconds.
     """
 
@@ -62,6 +53,8 @@ class WebApi(AdminRoutes, ConnectionRoutes, PageRoutes, ErrorRoutes):
         connections: IConnections | None = None,
         migration: IMigration | None = None,
         trust: ITrust | None = None,
+        hsts: bool = False,
+        in_thread: Callable[..., Deferred[Any]] = deferToThread,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.status = status
@@ -73,25 +66,31 @@ class WebApi(AdminRoutes, ConnectionRoutes, PageRoutes, ErrorRoutes):
         self.connections = connections
         self.migration = migration
         self.trust = trust
+        self.hsts = hsts
+        self.long = LongAnswers(in_thread)
         self.wall = wall
         self.files = static_files()
 
     def root(self, control: IResource) -> Resource:
         """The resource for the site: ``control`` (the WebSocket) at ``/ws``, all else is REST."""
-        return Root(self.app.resource(), control)
+        return Root(Routes(self), control, hsts=self.hsts)
+
+    def moved_to(self) -> str | None:
+        """``HOST:PORT`` of the server newcomers are sent to, if the listeners move (CON-51)."""
+        return None if self.migration is None else self.migration.moved_to()
 
 
 class Root(Resource):
     """Sends ``/ws`` to the WebSocket and the rest to Klein."""
 
-    def __init__(self, klein: KleinResource, control: IResource) -> None:
+    def __init__(self, routes: Routes, control: IResource, *, hsts: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._routes = Routes(klein)
+        self._routes = routes
+        self._hsts = hsts
         self.putChild(b"ws", control)
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
-        for name, value in HEADERS.items():
-            set_header(request, name, value)
+        set_headers(request, hsts=self._hsts)
         child: IResource = super().getChildWithDefault(path, request)  # type: ignore[no-untyped-call]
         return child
 
@@ -104,19 +103,23 @@ class Root(Resource):
 
 
 class Routes(Resource):
-    """Klein, guarded against requests it can't even look at."""
+    """Klein, guarded against requests it can't even look at or that are for another server."""
 
     isLeaf = True
 
-    def __init__(self, klein: KleinResource) -> None:
+    def __init__(self, api: WebApi) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._klein = klein
+        self._api = api
+        self._klein: KleinResource = api.app.resource()
 
     def render(self, request: Request) -> Any:
         try:
             for text in (request.method, request.path, *(request.postpath or ())):
                 text.decode("utf-8")
             request.getRequestHostname().decode("ascii")  # type: ignore[no-untyped-call]
+            target = self._api.moved_to()
+            if target is not None and moves(request, self._api.listeners):
+                return moved_answer(request, target)
             return self._klein.render(request)
         except (UnicodeError, HTTPException):
             return error_answer(

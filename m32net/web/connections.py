@@ -8,7 +8,7 @@ from __future__ import annotations
 from twisted.web.server import Request
 
 from m32net.interfaces import IConnections, RefusedError
-from m32net.web.answers import json_answer
+from m32net.web.answers import JSON, LongAnswers, as_json, json_answer
 from m32net.web.app import app
 from m32net.web.bodies import BlockedBody, ConnectionsBody, Done
 
@@ -17,6 +17,7 @@ class ConnectionRoutes:
     """Mixed into :class:`m32net.web.api.WebApi`, which sets the attribute."""
 
     connections: IConnections | None
+    long: LongAnswers
 
     def admin(self, request: Request) -> str:
         """Who is logged in; raises RefusedError if nobody is."""
@@ -28,10 +29,10 @@ class ConnectionRoutes:
         return self.connections
 
     @app.route("/api/connections", methods=["GET"])
-    def all_connections(self, request: Request) -> bytes:
+    async def all_connections(self, request: Request) -> bytes:
         self.admin(request)
         found = tuple(self._known().connections())
-        return json_answer(request, ConnectionsBody(found, len(found)))
+        return await self.long.answer(request, as_json(ConnectionsBody(found, len(found))), JSON)
 
     @app.route("/api/blocked", methods=["GET"])
     def blocked(self, request: Request) -> bytes:

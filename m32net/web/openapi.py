@@ -7,7 +7,6 @@ against Klein's map of routes, and live answers against the schemas.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -249,7 +248,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 )
 
 
-@cache
 def document(version: str) -> bytes:
     """The OpenAPI document as JSON."""
     types = [one for op in OPERATIONS for one in (op.answer, op.body) if one is not None]

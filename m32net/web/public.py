@@ -19,7 +19,15 @@ from m32net.interfaces import (
     RefusedError,
 )
 from m32net.settings import InvalidSettingError, ISettings, Thresholds
-from m32net.web.answers import answer, client_host, json_answer, json_body, text_parameter
+from m32net.web.answers import (
+    LongAnswers,
+    answer,
+    check_origin,
+    client_host,
+    json_answer,
+    json_body,
+    text_parameter,
+)
 from m32net.web.app import app
 from m32net.web.auth import Auth
 from m32net.web.bodies import (
@@ -49,6 +57,7 @@ class PublicRoutes:
     settings: ISettings
     auth: Auth
     metrics: Callable[[], bytes]
+    long: LongAnswers
     wall: Callable[[], float] = staticmethod(time.time)
 
     def admin(self, request: Request) -> str:
@@ -84,6 +93,7 @@ class PublicRoutes:
 
     @app.route("/request-audio", methods=["GET", "POST"])
     def request_audio(self, request: Request) -> bytes:
+        check_origin(request)
         port = text_parameter(request, "udp_port")
         if port is None:
             raise RefusedError("bad_port", "udp_port: is missing, as in /request-audio?udp_port=N")
@@ -160,8 +170,8 @@ class PublicRoutes:
         return json_answer(request, body, 503 if worst == "unhealthy" else 200)
 
     @app.route("/metrics", methods=["GET"])
-    def prometheus(self, request: Request) -> bytes:
-        return answer(request, self.metrics(), METRICS_TYPE)
+    async def prometheus(self, request: Request) -> bytes:
+        return await self.long.answer(request, self.metrics(), METRICS_TYPE)
 
     @app.route("/sdp/<client_id>.sdp", methods=["GET"])
     def sdp(self, request: Request, client_id: str) -> bytes:

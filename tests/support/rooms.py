@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from twisted.internet.defer import Deferred, fail, succeed
+
 from m32net.interfaces import (
+    Arrival,
     BlockedAddress,
     ConnectionStatus,
     Health,
     ListenerStatus,
+    MigrationStatus,
     QualityReport,
     RefusedError,
 )
@@ -133,3 +137,39 @@ class FakeConnections:
 
     def unblock(self, address: str) -> bool:
         return self.shut_out.pop(address, None) is not None
+
+
+@dataclass
+class FakeMigration:
+    """Provides IMigration.
+
+    :ivar target: where newcomers are sent.
+    :ivar refusal: what :meth:`begin` fails with.
+    """
+
+    now: MigrationStatus = field(default_factory=lambda: MigrationStatus("idle"))
+    target: str | None = None
+    refusal: RefusedError | None = None
+    begun: list[tuple[str, int, float, float]] = field(default_factory=list)
+    arrivals: list[Arrival] = field(default_factory=list)
+
+    def begin(self, host: str, port: int, *, after_s: float, each_s: float) -> Deferred[None]:
+        if self.refusal is not None:
+            return fail(self.refusal)
+        self.begun.append((host, port, after_s, each_s))
+        self.now = MigrationStatus("moving", host, port)
+        self.target = f"{host}:{port}"
+        return succeed(None)
+
+    def status(self) -> MigrationStatus:
+        return self.now
+
+    def cancel(self) -> None:
+        self.now = MigrationStatus("cancelled", self.now.host, self.now.port)
+        self.target = None
+
+    def moved_to(self) -> str | None:
+        return self.target
+
+    def expect(self, arrivals: Sequence[Arrival]) -> None:
+        self.arrivals += arrivals

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from argon2 import PasswordHasher
-from treq.testing import StubTreq
+from treq.testing import RequestTraversalAgent, StubTreq
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial import unittest
+from twisted.web.client import readBody
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH
 from twisted.web.resource import Resource
 from twisted.web.static import Data
 
@@ -18,7 +21,7 @@ from m32net.discovery.qr import qr_svg
 from m32net.ops.metrics import Metrics
 from m32net.web.api import WebApi
 from m32net.web.auth import Auth
-from tests.support.rooms import FakeConnections, FakeListeners, FakeStatus
+from tests.support.rooms import FakeConnections, FakeListeners, FakeMigration, FakeStatus
 from tests.support.store import inline_settings
 
 HOST = "http://m32.test"
@@ -61,6 +64,7 @@ class WebCase(unittest.SynchronousTestCase):
         self.status = FakeStatus()
         self.listeners = FakeListeners()
         self.connections = FakeConnections()
+        self.migration = FakeMigration()
         path = Path(self.mktemp()) / "m32net.sqlite3"
         self.settings, self.database = inline_settings(path, clock=self.clock)
         self.addCleanup(self.database.close)
@@ -76,9 +80,12 @@ class WebCase(unittest.SynchronousTestCase):
             metrics=Metrics(self.status, self.listeners).render,
             qr_svg=qr_svg,
             connections=self.connections,
+            migration=self.migration,
+            in_thread=maybeDeferred,
             wall=lambda: NOW,
         )
-        self.root: Resource = self.api.root(Data(b"the control session", "text/plain"))
+        self.control = Data(b"the control session", "text/plain")  # type: ignore[no-untyped-call]
+        self.root: Resource = self.api.root(self.control)
         self.treq = StubTreq(self.root)
         self.token: str | None = None
 
@@ -92,13 +99,34 @@ class WebCase(unittest.SynchronousTestCase):
         sent = dict(headers or {})
         if self.token and "Authorization" not in sent:
             sent["Authorization"] = f"Bearer {self.token}"
-        url = HOST.encode() + path if isinstance(path, bytes) else HOST + path
+        url: str | bytes = HOST.encode() + path if isinstance(path, bytes) else HOST + path
+        if isinstance(path, str) and path.startswith("https://"):
+            url = path
         pending = self.treq.request(method, url, data=data, headers=sent)
         self.treq.flush()
         response = self.successResultOf(pending)
         content = response.content()
         self.treq.flush()
         return Answer(response.code, response.headers, self.successResultOf(content))
+
+    def raw(self, method: str, path: str, headers: dict[str, str] | None = None) -> Answer:
+        """An answer as it is on the wire: no cookies, no redirect followed, nothing unpacked."""
+        agent = RequestTraversalAgent(self.root)
+        sent = Headers()
+        for name, value in (headers or {}).items():
+            sent.addRawHeader(name, value)
+        if self.token:
+            sent.addRawHeader("Authorization", f"Bearer {self.token}")
+        url = path if path.startswith("https://") else HOST + path
+        pending = agent.request(method.encode(), url.encode(), sent, None)
+        agent.flush()
+        response = self.successResultOf(pending)
+        content = readBody(response)
+        agent.flush()
+        headers_got = response.headers
+        if response.length != UNKNOWN_LENGTH:
+            headers_got.setRawHeaders("Content-Length", [str(response.length)])
+        return Answer(response.code, headers_got, self.successResultOf(content))
 
     def get(self, path: str, **options: Any) -> Answer:
         return self.request("GET", path, **options)

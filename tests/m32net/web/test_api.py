@@ -8,8 +8,9 @@ from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from treq.testing import StubTreq
 
-from m32net.web.api import HEADERS
+from m32net.web.headers import HEADERS, content_security_policy
 from m32net.web.openapi import OPERATIONS
 from tests.m32net.web.case import WebCase
 
@@ -68,6 +69,34 @@ class Headers(WebCase):
             self.assertEqual(answer.header("Server"), "m32net")
             policy = str(answer.header("Content-Security-Policy"))
             self.assertNotIn("unsafe", policy)
+            self.assertTrue(policy.startswith("default-src 'none'; "), policy)
+
+    def test_the_policy_names_the_socket_of_this_host_only(self) -> None:
+        """CON-31: pages connect to the server they came from, and nowhere else."""
+        for host, secure, connect in (
+            ("m32.test", False, "connect-src 'self' ws://m32.test;"),
+            ("m32.test:8443", True, "connect-src 'self' wss://m32.test:8443;"),
+            ("[::1]:8080", False, "connect-src 'self' ws://[::1]:8080;"),
+            (None, False, "connect-src 'self';"),
+        ):
+            self.assertIn(connect, content_security_policy(host, secure))
+
+    def test_a_host_header_can_write_no_policy(self) -> None:
+        """CON-31: what is no host name is left out."""
+        for host in ("a.test; script-src *", "a.test *", "*", "a.test, b.test", "a\r\nb", "é.test"):
+            policy = content_security_policy(host, False)
+            self.assertEqual(policy, content_security_policy(None, False), host)
+        answer = self.get("/", headers={"Host": "a.test; script-src *"})
+        self.assertNotIn("a.test", str(answer.header("Content-Security-Policy")))
+
+    def test_https_is_not_forced_unless_asked_for(self) -> None:
+        """CON-32: browsers are bound to https over https only, and only where that was chosen."""
+        name = "Strict-Transport-Security"
+        self.assertIsNone(self.get("https://m32.test/").header(name))
+        self.api.hsts = True
+        self.treq = StubTreq(self.api.root(self.control))
+        self.assertEqual(self.get("https://m32.test/").header(name), "max-age=15552000")
+        self.assertIsNone(self.get("/").header(name))
 
     def test_data_is_not_kept(self) -> None:
         self.assertEqual(self.get("/audio-meta").header("Cache-Control"), "no-store")
