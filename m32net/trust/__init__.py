@@ -1,0 +1,1 @@
+"""Certificates: the local CA, this server's own, and who else is a server of ours (CON-32)."""

@@ -1,0 +1,82 @@
+"""HTTPS to other m32net servers: both sides prove who they are (CON-32).
+
+The other server must be the host that was asked for (service-identity: RFC 9525), by a certificate
+of a CA that is believed here; this server shows its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from OpenSSL import SSL
+from service_identity import VerificationError
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseNeverReceived
+from twisted.web.iweb import IPolicyForHTTPS
+from zope.interface import implementer
+
+from m32net.trust.context import openssl_reason
+
+CONNECT_S = 10.0
+
+
+class IClientTrust(Protocol):
+    """Provided by :class:`m32net.trust.service.TrustService`."""
+
+    def client_options(self, host: str) -> IOpenSSLClientConnectionCreator: ...
+
+
+@implementer(IPolicyForHTTPS)
+class PeerPolicy:
+    """Every connection by what is believed, and shown, at its time."""
+
+    def __init__(self, trust: IClientTrust) -> None:
+        self._trust = trust
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
+        return self._trust.client_options(hostname.decode("ascii").strip("[]"))
+
+
+def peer_agent(reactor: Any, trust: IClientTrust, connect_s: float = CONNECT_S) -> Agent:
+    """An Agent for ``https://`` addresses of other servers; connections are not kept.
+
+    What goes wrong with certificates is told by :func:`why_not`.
+    """
+    return Agent(  # type: ignore[no-untyped-call]
+        reactor,
+        contextFactory=PeerPolicy(trust),
+        connectTimeout=connect_s,
+        pool=HTTPConnectionPool(reactor, persistent=False),  # type: ignore[no-untyped-call]
+    )
+
+
+def why_not(failure: Failure) -> str | None:
+    """One line about a request that failed for its certificates; None if it was not that."""
+    for reason in _reasons(failure):
+        if isinstance(reason, VerificationError):
+            return "the other server's certificate is for another host name or address"
+        if isinstance(reason, SSL.Error):
+            return _tls_reason(reason)
+    return None
+
+
+def _reasons(failure: Failure) -> list[BaseException | None]:
+    error = failure.value
+    inner = error.reasons if isinstance(error, ResponseNeverReceived) else []
+    return [error, *(one.value for one in inner if isinstance(one, Failure))]
+
+
+def _tls_reason(error: SSL.Error) -> str:
+    text = openssl_reason(error)
+    if "certificate verify failed" in text:
+        return (
+            "no CA that is believed here has signed the other server's certificate; give its "
+            "ca.pem with --peer-ca"
+        )
+    if "alert" in text and ("unknown ca" in text or "certificate" in text):
+        return (
+            "the other server does not accept this server's certificate; start it with this "
+            "server's ca.pem as --peer-ca"
+        )
+    return f"TLS failed: {text}"
