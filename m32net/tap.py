@@ -32,8 +32,9 @@ from m32net.discovery.mdns import Advertisement, MdnsService, ZeroconfAnnouncer,
 from m32net.discovery.qr import qr_svg, qr_terminal
 from m32net.interfaces import RefusedError
 from m32net.log import RoomLog
-from m32net.ops.metrics import Metrics
+from m32net.ops.delivery import Counters
 from m32net.ops.process import ProcessMeter, allow_many_files, claim, steady_timers
+from m32net.ops.service import OpsService
 from m32net.ops.status import ServerStatus
 from m32net.settings import (
     AudioConfig,
@@ -188,9 +189,17 @@ class Server(MultiService):
         self.auth = Auth(self.settings, reactor)
         self.control = ListenerControlFactory(self.streaming, reactor=reactor)
         self.control.change_heartbeat_timeout(self.limits.heartbeat_timeout_s)
+        self.ops = OpsService(
+            reactor,
+            self.status,
+            self.streaming,
+            counters=self._counters,
+            encoding=lambda: self.audio.status().state == "running",
+        )
         self.web = self._make_web()
         self.mdns: MdnsService | None = None
-        for service in (self.settings, self.process, self.audio, self.streaming, self.web):
+        rooms = (self.settings, self.process, self.audio, self.streaming, self.web, self.ops)
+        for service in rooms:
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self.settings.subscribe(self._settings_changed)
         self.status.rooms |= {
@@ -272,7 +281,7 @@ class Server(MultiService):
             listeners=self.streaming,
             settings=self.settings,
             auth=self.auth,
-            metrics=Metrics(self.status, self.streaming).render,
+            metrics=self.ops.metrics.render,
             qr_svg=qr_svg,
         )
         endpoints = [_on_interface(config.http, config.interface)]
@@ -377,6 +386,7 @@ class Server(MultiService):
     @defer.inlineCallbacks
     def stopService(self) -> Any:
         """Refuse new connections, tell everybody, stop sending, then close what is left."""
+        self.ops.stopping()
         told = self.streaming.tell_all(
             "server_shutdown", "maintenance", {"reconnect_after": RECONNECT_AFTER_S}
         )
@@ -404,6 +414,17 @@ class Server(MultiService):
 
     def _set_demand(self, demand: Mapping[Profile, frozenset[int]]) -> None:
         self.audio.set_demand(demand)
+        self.ops.want(any(demand.values()))
+
+    def _counters(self) -> Counters:
+        totals = self.streaming.transmission.totals
+        return Counters(
+            turns=self.audio.engine.turns,
+            frames=totals["frames"],
+            packets=totals["packets"],
+            dropped=totals["dropped"],
+            unsendable=totals["unsendable"],
+        )
 
     def _audio_status(self) -> AudioStatus:
         return self.audio.status()

@@ -98,6 +98,8 @@ class Engine:
         self._window = FrameWindow(source.channels)
         self._block = GRID
         self._frames_encoded = 0
+        self.turns = 0
+        """Steps since the start, with or without a frame; one that stands still hangs."""
         self._encode_us = 0.0
         self._encode_us_max = 0.0
 
@@ -140,6 +142,7 @@ class Engine:
 
     def step(self) -> None:
         """One block: wait for it, encode the frames that end with it, deliver them."""
+        self.turns += 1
         demand = self._demand
         if demand is not self._applied:
             self._apply(demand)

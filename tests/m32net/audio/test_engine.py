@@ -68,6 +68,13 @@ class DemandTests(EngineCase):
         self.assertEqual(self.rests, [0.25] * 3)
         self.assertEqual(self.batches, [])
 
+    def test_turns(self) -> None:
+        """CON-40: an engine that rests or waits still turns; one that hangs does not."""
+        self.steps(3)
+        self.engine.set_demand({opus(): ALL})
+        self.steps(2)
+        self.assertEqual(self.engine.turns, 5)
+
     def test_the_last_listener_leaves(self) -> None:
         self.engine.set_demand({opus(): ALL})
         self.steps(4)
