@@ -23,9 +23,10 @@ from m32net.web.connections import ConnectionRoutes
 from m32net.web.headers import set_headers
 from m32net.web.moved import moved_answer, moves
 from m32net.web.pages import PageRoutes, static_files
+from m32net.web.trust import TrustRoutes
 
 
-class WebApi(AdminRoutes, ConnectionRoutes, PageRoutes, ErrorRoutes):
+class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, PageRoutes, ErrorRoutes):
     """The REST interface and the pages.
 
     :param metrics: makes the text of ``/metrics``.

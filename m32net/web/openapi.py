@@ -1,251 +1,35 @@
-"""The OpenAPI 3.1 description of the REST interface, made from the bodies and one route table.
-
-The table says of every route what its body, its answer and its refusals are; a test holds it
-against Klein's map of routes, and live answers against the schemas.
-"""
+"""The OpenAPI 3.1 description of the REST interface, made from the bodies and the route table."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from m32net.settings import Channel, ChannelChange, ServerSettings, Thresholds
 from m32net.web import bodies
+from m32net.web.answers import COOKIE, SECURE_COOKIE
+from m32net.web.operations import JSON, OPERATIONS, Operation
 
-JSON: Final = "application/json"
 _REFUSALS: Final = {
+    307: "The listeners move to another server; ask there.",
     400: "The request can't be used; the message names the field.",
     401: "Not logged in.",
+    403: "This comes from a page of another site, or is not this address's to do.",
     404: "There is no such thing.",
-    409: "There is no control session from this address.",
-    429: "Too many attempts.",
+    409: "Not in this state.",
+    413: "The body has more than 1 MiB, as it came or unpacked.",
+    415: "The body is compressed by other means than gzip.",
+    429: "Too many attempts or connections; Retry-After says when to try again.",
+    502: "The other server could not be asked.",
     503: "Not possible now.",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    name: str
-    schema: dict[str, Any]
-    text: str
-    where: str = "query"
-    required: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method of one path.
-
-    :ivar answer: the type of a JSON answer; None for another ``media`` type.
-    :ivar refusals: the statuses a caller should expect; all have the form of an ErrorBody.
-    :ivar also: further statuses with the form of ``answer``.
-    """
-
-    method: str
-    path: str
-    summary: str
-    answer: Any = None
-    media: str = JSON
-    body: Any = None
-    parameters: tuple[Parameter, ...] = ()
-    admin: bool = False
-    refusals: tuple[int, ...] = ()
-    also: tuple[int, ...] = ()
-
-
-_UDP_PORT: Final = Parameter(
-    "udp_port",
-    {"type": "integer", "minimum": 1024, "maximum": 65535},
-    "Where RTP is to arrive; RTCP uses the next port.",
-    required=True,
-)
-_CLIENT_ID: Final = Parameter("client_id", {"type": "string"}, "One listener's id.")
-_NAMES_PORT: Final = (_UDP_PORT, _CLIENT_ID)
-_PORT_TEXT: Final = "Name the UDP port of this address's control session (STR-36)"
-_TEXT: Final = {"type": "string"}
-
-OPERATIONS: Final[tuple[Operation, ...]] = (
-    Operation("get", "/", "The listener's page", media="text/html"),
-    Operation("get", "/admin", "The engineer's page", media="text/html"),
-    Operation(
-        "get",
-        "/static/{name}",
-        "A file of the pages",
-        media="*/*",
-        parameters=(Parameter("name", _TEXT, "File name.", "path", True),),
-        refusals=(404,),
-    ),
-    Operation("get", "/qr.svg", "QR code of the listener's page", media="image/svg+xml"),
-    Operation("get", "/openapi.json", "This description", answer=dict[str, Any]),
-    Operation("get", "/audio-meta", "Format, channels and state (STR-35)", answer=bodies.AudioMeta),
-    Operation(
-        "get",
-        "/request-audio",
-        _PORT_TEXT,
-        answer=bodies.RequestAudio,
-        parameters=_NAMES_PORT,
-        refusals=(400, 409),
-    ),
-    Operation(
-        "post",
-        "/request-audio",
-        _PORT_TEXT,
-        answer=bodies.RequestAudio,
-        parameters=_NAMES_PORT,
-        refusals=(400, 409),
-    ),
-    Operation(
-        "post",
-        "/qos-metrics",
-        "Report what a listener measured (STR-37)",
-        answer=bodies.QosAnswer,
-        body=bodies.QosMetrics,
-        refusals=(400, 404),
-    ),
-    Operation("get", "/jitter-thresholds", "Thresholds in ms (STR-38)", answer=Thresholds),
-    Operation(
-        "post",
-        "/jitter-thresholds",
-        "Set the thresholds",
-        answer=bodies.Done,
-        body=bodies.JitterThresholds,
-        admin=True,
-        refusals=(400, 503),
-    ),
-    Operation(
-        "get",
-        "/health",
-        "State of every room; 503 if unhealthy (CON-40)",
-        answer=bodies.HealthBody,
-        also=(503,),
-    ),
-    Operation("get", "/metrics", "Prometheus metrics (CON-40)", media="text/plain"),
-    Operation(
-        "get",
-        "/sdp/{client_id}.sdp",
-        "Session description of a listener's streams",
-        media="application/sdp",
-        parameters=(Parameter("client_id", _TEXT, "The listener's id.", "path", True),),
-        refusals=(404,),
-    ),
-    Operation(
-        "post",
-        "/api/login",
-        "Open a session; the token is in the answer and in a cookie",
-        answer=bodies.SessionBody,
-        body=bodies.Login,
-        refusals=(400, 401, 429),
-    ),
-    Operation("post", "/api/logout", "End the session", answer=bodies.Done),
-    Operation("get", "/api/session", "Who is logged in", answer=bodies.SessionBody, admin=True),
-    Operation(
-        "post",
-        "/api/password",
-        "Change the password; other sessions end",
-        answer=bodies.Done,
-        body=bodies.NewPassword,
-        admin=True,
-        refusals=(400, 429, 503),
-    ),
-    Operation("get", "/api/channels", "All channels", answer=tuple[Channel, ...], admin=True),
-    Operation(
-        "put",
-        "/api/channels",
-        "Change fields of the channels listed",
-        answer=tuple[Channel, ...],
-        body=list[ChannelChange],
-        admin=True,
-        refusals=(400, 503),
-    ),
-    Operation(
-        "get", "/api/audio-config", "The audio format", answer=bodies.AudioConfigBody, admin=True
-    ),
-    Operation(
-        "put",
-        "/api/audio-config",
-        "Change fields of the audio format; ends the streams concerned (STR-10)",
-        answer=bodies.AudioConfigBody,
-        body=bodies.AudioConfigUpdate,
-        admin=True,
-        refusals=(400, 503),
-    ),
-    Operation(
-        "get", "/api/settings", "The other settings (STR-43)", answer=ServerSettings, admin=True
-    ),
-    Operation(
-        "put",
-        "/api/settings",
-        "Change some of them",
-        answer=ServerSettings,
-        body=bodies.SettingsUpdate,
-        admin=True,
-        refusals=(400, 503),
-    ),
-    Operation(
-        "get",
-        "/api/listeners",
-        "Who listens, and how well",
-        answer=bodies.ListenersBody,
-        admin=True,
-    ),
-    Operation(
-        "get",
-        "/api/quality",
-        "Reception over time (STR-12)",
-        answer=bodies.QualityBody,
-        parameters=(
-            _CLIENT_ID,
-            Parameter("since", {"type": "number", "minimum": 0}, "Unix time in s."),
-            Parameter(
-                "limit",
-                {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 1000},
-                "Points at most, the newest.",
-            ),
-        ),
-        admin=True,
-        refusals=(400,),
-    ),
-    Operation(
-        "post",
-        "/api/message",
-        "Tell all listeners something",
-        answer=bodies.MessageAnswer,
-        body=bodies.Message,
-        admin=True,
-        refusals=(400,),
-    ),
-    Operation(
-        "get",
-        "/api/connections",
-        "The TCP connections, as the kernel sees them (CON-13)",
-        answer=bodies.ConnectionsBody,
-        admin=True,
-        refusals=(404,),
-    ),
-    Operation(
-        "get",
-        "/api/blocked",
-        "The addresses that are shut out (CON-30)",
-        answer=bodies.BlockedBody,
-        admin=True,
-        refusals=(404,),
-    ),
-    Operation(
-        "delete",
-        "/api/blocked/{address}",
-        "Let an address in again",
-        answer=bodies.Done,
-        parameters=(
-            Parameter("address", _TEXT, "As in the list; it may have a slash.", "path", True),
-        ),
-        admin=True,
-        refusals=(404,),
-    ),
-    Operation("get", "/api/cluster", "The nodes", answer=bodies.ClusterBody, admin=True),
-    Operation("get", "/api/clock", "The clock", answer=bodies.ClockBody, admin=True),
-)
+_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+    "secureCookie": {"type": "apiKey", "in": "cookie", "name": SECURE_COOKIE},
+}
 
 
 def document(version: str) -> bytes:
@@ -274,10 +58,7 @@ def document(version: str) -> bytes:
             "paths": paths,
             "components": {
                 "schemas": components,
-                "securitySchemes": {
-                    "bearer": {"type": "http", "scheme": "bearer"},
-                    "cookie": {"type": "apiKey", "in": "cookie", "name": "m32net_session"},
-                },
+                "securitySchemes": _SCHEMES,
             },
         }
     )
@@ -288,27 +69,11 @@ def _key(type_: Any) -> str:
 
 
 def _described(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
-    error = {JSON: {"schema": schema_of[_key(bodies.ErrorBody)]}}
-    if operation.answer is not None:
-        content = {JSON: {"schema": schema_of[_key(operation.answer)]}}
-    else:
-        content = {operation.media: {"schema": {"type": "string"}}}
-    refusals = (*operation.refusals, *((401,) if operation.admin else ()))
-    responses = {
-        **{
-            str(status): {"description": _REFUSALS[status], "content": error} for status in refusals
-        },
-        **{
-            str(status): {"description": operation.summary, "content": content}
-            for status in (200, *operation.also)
-        },
-        "default": {"description": "Any other refusal.", "content": error},
-    }
     words = operation.path.strip("/").replace("{", "").replace("}", "").replace(".", "/")
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": "_".join([operation.method, *(words or "page").split("/")]),
-        "responses": dict(sorted(responses.items())),
+        "responses": _responses(operation, schema_of),
     }
     if operation.parameters:
         described["parameters"] = [
@@ -325,5 +90,27 @@ def _described(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any
         schema = schema_of[_key(operation.body)]
         described["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
     if operation.admin:
-        described["security"] = [{"bearer": []}, {"cookie": []}]
+        described["security"] = [{name: []} for name in _SCHEMES]
     return described
+
+
+def _responses(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
+    """Every status this operation answers with; there are no others."""
+    error = schema_of[_key(bodies.ErrorBody)]
+    if operation.answer is not None:
+        media, answer = JSON, schema_of[_key(operation.answer)]
+    else:
+        media, answer = operation.media, {"type": "string"}
+    responses: dict[str, Any] = {
+        str(status): {"description": _REFUSALS[status], "content": {JSON: {"schema": error}}}
+        for status in operation.statuses
+    }
+    for status in (200, *operation.also):
+        schema = {"anyOf": [answer, error]} if str(status) in responses else answer
+        responses[str(status)] = {
+            "description": operation.summary,
+            "content": {media: {"schema": schema}},
+        }
+    if operation.kept:
+        responses["304"] = {"description": "What the client has is still so."}
+    return dict(sorted(responses.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from m32net.interfaces import (
     MigrationStatus,
     QualityReport,
     RefusedError,
+    TrustStatus,
 )
 
 
@@ -173,3 +175,31 @@ class FakeMigration:
 
     def expect(self, arrivals: Sequence[Arrival]) -> None:
         self.arrivals += arrivals
+
+
+@dataclass
+class FakeTrust:
+    """Provides ITrust, with a local CA unless ``pem`` is None."""
+
+    pem: bytes | None = ssl.DER_cert_to_PEM_cert(b"a certificate").encode()
+    peers: list[Any] = field(default_factory=list)
+
+    def ca_pem(self) -> bytes | None:
+        return self.pem
+
+    def ca_fingerprint(self) -> str:
+        return "" if self.pem is None else "AB:CD"
+
+    def is_peer(self, certificate: Any) -> bool:
+        return certificate in self.peers
+
+    def status(self) -> TrustStatus:
+        return TrustStatus(
+            own=self.pem is None,
+            fingerprint=self.ca_fingerprint(),
+            names=("m32-server.local", "192.0.2.1"),
+            not_covered=(),
+            expires=1_800_000_000.0,
+            secure_url="https://192.0.2.1:8443/",
+            problem="",
+        )

@@ -21,7 +21,7 @@ from m32net.discovery.qr import qr_svg
 from m32net.ops.metrics import Metrics
 from m32net.web.api import WebApi
 from m32net.web.auth import Auth
-from tests.support.rooms import FakeConnections, FakeListeners, FakeMigration, FakeStatus
+from tests.support.rooms import FakeConnections, FakeListeners, FakeMigration, FakeStatus, FakeTrust
 from tests.support.store import inline_settings
 
 HOST = "http://m32.test"
@@ -65,6 +65,7 @@ class WebCase(unittest.SynchronousTestCase):
         self.listeners = FakeListeners()
         self.connections = FakeConnections()
         self.migration = FakeMigration()
+        self.trust = FakeTrust()
         path = Path(self.mktemp()) / "m32net.sqlite3"
         self.settings, self.database = inline_settings(path, clock=self.clock)
         self.addCleanup(self.database.close)
@@ -81,6 +82,7 @@ class WebCase(unittest.SynchronousTestCase):
             qr_svg=qr_svg,
             connections=self.connections,
             migration=self.migration,
+            trust=self.trust,
             in_thread=maybeDeferred,
             wall=lambda: NOW,
         )

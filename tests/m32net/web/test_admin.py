@@ -9,7 +9,7 @@ from twisted.web.http_headers import Headers
 
 from m32net.interfaces import QualityReport
 from m32net.settings import AudioConfigChanged, ChannelsChanged
-from m32net.web.openapi import OPERATIONS
+from m32net.web.operations import OPERATIONS
 from tests.m32net.web.case import HOST, WebCase
 from tests.support.rooms import listener_status
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from treq.testing import StubTreq
 
 from m32net.web.headers import HEADERS, content_security_policy
-from m32net.web.openapi import OPERATIONS
+from m32net.web.operations import OPERATIONS
 from tests.m32net.web.case import WebCase
 
 BODIES = [op for op in OPERATIONS if op.body is not None]

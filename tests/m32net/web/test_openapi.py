@@ -86,8 +86,7 @@ class Document(WebCase):
         return self.request(method.upper(), address, text.encode())
 
     def assert_described(self, operation: dict[str, Any], answer: Any) -> None:
-        responses = operation["responses"]
-        response = responses.get(str(answer.status), responses["default"])
+        response = operation["responses"][str(answer.status)]
         media_type = str(answer.header("Content-Type")).split(";")[0]
         content = response["content"]
         schema = content.get(media_type) or content["*/*"]
