@@ -194,6 +194,17 @@ class IMigration(Protocol):
         """Another server hands these listeners over: they keep their identity here."""
         ...
 
+    def introduction(self) -> Any:
+        """What this server says of itself to another: a struct or dataclass for JSON."""
+        ...
+
+    def listen(self, wanted: bool) -> Deferred[None]:
+        """This is the successor of the server on the same ports: take new connections, or none.
+
+        :returns: fires when that is so, or fails with RefusedError.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
