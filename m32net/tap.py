@@ -195,6 +195,7 @@ class Server(MultiService):
             self.streaming,
             counters=self._counters,
             encoding=lambda: self.audio.status().state == "running",
+            state_dir=config.state_dir,
         )
         self.web = self._make_web()
         self.mdns: MdnsService | None = None

@@ -57,7 +57,17 @@ HELP: Final[Mapping[str, str]] = {
     "event_loop_lag_p50_seconds": "How late the event loop came: median of the last minute.",
     "event_loop_lag_p99_seconds": "How late the event loop came: 99th percentile, last minute.",
     "event_loop_lag_max_seconds": "How late the event loop came: worst of the last minute.",
+    "state_disk_free_bytes": "Room on the disk of the state directory.",
+    "state_disk_size_bytes": "Size of the disk of the state directory.",
     "log_lines_total": "Lines logged as warning or worse, by room and level.",
+    # store
+    "store_writes_resting": "1 while writing is not tried because it failed repeatedly, else 0.",
+    "store_writes_refused_total": "Changes refused because writing rests.",
+    "history_rows_waiting": "Rows of quality and event history that wait to be written.",
+    "history_rows_dropped_total": "Rows of history thrown away because they could not be written.",
+    # trust
+    "certificate_expiry_seconds": "Until the server's certificate expires; negative afterwards.",
+    "certificates_issued_total": "Server certificates made by the local CA.",
     # connections
     "http_connections": "TCP connections open now, WebSockets included.",
     "http_connections_accepted_total": "TCP connections admitted.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from twisted.application.service import MultiService
@@ -14,6 +15,7 @@ from twisted.application.service import MultiService
 from m32net.interfaces import IListeners
 from m32net.ops import catalogue
 from m32net.ops.delivery import Counters, DeliveryWatch
+from m32net.ops.disk import DiskWatch
 from m32net.ops.lag import LoopMeter
 from m32net.ops.logged import LogCounter
 from m32net.ops.metrics import Metrics
@@ -30,6 +32,7 @@ class OpsService(MultiService):
     :param status: is shown on ``/health`` and ``/metrics``.
     :param counters: frames and packets, now.
     :param encoding: whether the engine believes that it captures and encodes.
+    :param state_dir: whose disk is watched.
     :param environ: where systemd says how it wants to be told.
     :ivar metrics: makes the text of ``/metrics``.
     """
@@ -42,6 +45,7 @@ class OpsService(MultiService):
         *,
         counters: Callable[[], Counters],
         encoding: Callable[[], bool],
+        state_dir: Path,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -49,16 +53,21 @@ class OpsService(MultiService):
         self._listeners = listeners
         self.loop = LoopMeter(reactor)
         self.delivery = DeliveryWatch(reactor, counters, encoding)
+        self.disk = DiskWatch(reactor, state_dir)
         self.rates = Rates(reactor, self._totals)
         self.logged = LogCounter(ROOMS)
         self.supervisor = NotifyService.from_environment(
             reactor, environ, self.delivery.alive, self.in_a_line
         )
-        services = (self.loop, self.delivery, self.rates, self.logged, self.supervisor)
-        for service in services:
+        watching = (self.loop, self.delivery, self.disk, self.rates, self.logged)
+        for service in (*watching, self.supervisor):
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
-        status.rooms |= {"loop": self.loop.health, "delivery": self.delivery.health}
-        status.figures += [self.loop.figures, self.delivery.figures]
+        status.rooms |= {
+            "loop": self.loop.health,
+            "delivery": self.delivery.health,
+            "disk": self.disk.health,
+        }
+        status.figures += [self.loop.figures, self.delivery.figures, self.disk.figures]
         self.metrics = Metrics(
             status,
             listeners,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
@@ -32,8 +35,10 @@ class Room(unittest.SynchronousTestCase):
             self.listeners,
             counters=lambda: self.counters,
             encoding=lambda: True,
+            state_dir=Path("/tmp"),
             environ={},
         )
+        self.patch(self.ops.disk, "_ask", lambda _directory: succeed((10**9, 10**10)))
         self.ops.startService()
 
     def tearDown(self) -> None:
@@ -59,6 +64,7 @@ class Room(unittest.SynchronousTestCase):
         for line in (
             'm32net_health{room="delivery",state="unhealthy"} 1.0',
             'm32net_rate_per_second{counter="rtp_packets_sent_total"} 0.0',
+            "m32net_state_disk_free_bytes 1e+09",
             'm32net_log_lines_total{level="error",room="store"} 0.0',
             'm32net_event_loop_lag_seconds_bucket{le="+Inf"} 99.0',
             "m32net_last_frame_age_seconds 4.99",
