@@ -1,13 +1,15 @@
 """Who may change settings: passwords, sessions and the limit on attempts (STR-9, CON-31).
 
-Passwords are argon2id hashes, computed in a thread; sessions are in memory only, 32 random bytes
-each, kept as digests, good for an hour after their last use.  There is no default password: the
-first run makes one up.  Nothing here knows of HTTP.
+Passwords are argon2id hashes, computed in a thread and renewed at a log-in when the parameters
+have become stronger; sessions are in memory only, 32 random bytes each, kept as digests, good for
+an hour after their last use.  They end with the password they were opened with, whoever changes
+it.  There is no default password: the first run makes one up.  Nothing here knows of HTTP.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,17 +18,23 @@ from typing import Any, Final
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
 
 from m32net.interfaces import RefusedError
 from m32net.log import RoomLog
 from m32net.settings import IUsers
 
 ADMIN: Final = "admin"
+LOCAL: Final = "local"
+"""Who holds the local token: programs that may read the state directory."""
 SESSION_S: Final = 3600.0
 MAX_SESSIONS: Final = 100
+RECHECK_S: Final = 30.0
+"""How long a session in use may outlive a password that ``m32net passwd`` has replaced; one that
+was not in use is good for one request."""
 ATTEMPTS: Final = 10
 """Log-ins one address may try in :data:`ATTEMPTS_PERIOD_S`."""
 ATTEMPTS_PERIOD_S: Final = 60.0
@@ -58,6 +66,20 @@ class Session:
     token: str
     user: str
     expires_s: float
+
+
+@dataclass(slots=True)
+class _Open:
+    """A session as it is kept.
+
+    :ivar password: digest of the stored hash it was opened with.
+    :ivar checked: when that was still the one in force.
+    """
+
+    user: str
+    expires: float
+    password: bytes
+    checked: float
 
 
 class AttemptLimit:
@@ -96,6 +118,7 @@ class Auth:
     :param users: where the hashes are.
     :param clock: ages sessions and attempts.
     :param in_thread: runs a blocking callable elsewhere and gives a Deferred of its result.
+    :param local_token: a secret that is as good as a session; see :data:`LOCAL`.
     :ivar refused: log-ins refused, by reason, since the start.
     """
 
@@ -108,6 +131,7 @@ class Auth:
         *,
         in_thread: Callable[..., Deferred[Any]] = deferToThread,
         hasher: PasswordHasher | None = None,
+        local_token: str | None = None,
     ) -> None:
         self._users = users
         self._clock = clock
@@ -115,7 +139,9 @@ class Auth:
         self._hasher = hasher or default_hasher()
         self._limit = AttemptLimit(clock)
         self._one_by_one = DeferredSemaphore(1)
-        self._sessions: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+        self._writing = DeferredLock()
+        self._local = _digest(local_token) if local_token else None
+        self._sessions: OrderedDict[bytes, _Open] = OrderedDict()
         self._nobody = self._hasher.hash(secrets.token_urlsafe(32))
         self.refused = {"wrong_password": 0, "too_many_attempts": 0, "busy": 0}
 
@@ -147,11 +173,30 @@ class Auth:
                 "bad_password", f"password: needs {MIN_PASSWORD} to {MAX_PASSWORD} characters"
             )
         await self._prove(user, old, host)
-        hashed = await self._in_thread(self._hasher.hash, new)
-        await self._users.save_password(user, hashed)
+        await self._writing.run(lambda: ensureDeferred(self._write(user, new)))
         mine = _digest(token)
         for digest in [one for one in self._sessions if one != mine]:
             del self._sessions[digest]
+
+    async def _write(self, user: str, password: str, instead_of: str | None = None) -> None:
+        """Store a password's hash, if the one it replaces is still in force."""
+        if instead_of is not None and await self._users.password_hash(user) != instead_of:
+            return
+        hashed = await self._in_thread(self._hasher.hash, password)
+        await self._users.save_password(user, hashed)
+        for session in self._sessions.values():
+            if session.user == user:
+                session.password = _digest(hashed)
+
+    async def _renew(self, user: str, password: str, stored: str) -> None:
+        """Hash a proven password again if that is done more strongly now than it was."""
+        if not self._hasher.check_needs_rehash(stored):
+            return
+        writing = self._writing.run(lambda: ensureDeferred(self._write(user, password, stored)))
+        try:
+            await writing
+        except RefusedError as reason:  # the old hash is as right as before
+            self._log.warn("web: the hash of {user!r} stays: {reason}", user=user, reason=reason)
 
     # -- sessions ----------------------------------------------------------------------------------
 
@@ -160,14 +205,20 @@ class Auth:
 
         :raises RefusedError: 401 for a wrong name or password, 429 after too many attempts.
         """
-        await self._prove(user, password, host)
+        stored = await self._prove(user, password, host)
         token = secrets.token_urlsafe(32)
-        self._sessions[_digest(token)] = (user, self._clock.seconds() + SESSION_S)
+        now = self._clock.seconds()
+        self._sessions[_digest(token)] = _Open(user, now + SESSION_S, _digest(stored), now)
+        await self._renew(user, password, stored)
         self._forget_old()
         self._log.info("web: {user} logged in from {host}", user=user, host=host)
         return Session(token, user, SESSION_S)
 
-    async def _prove(self, user: str, password: str, host: str) -> None:
+    async def _prove(self, user: str, password: str, host: str) -> str:
+        """The stored hash that this password fits.
+
+        :raises RefusedError: it does not, or can't be tried now.
+        """
         wait = self._limit.take(host)
         if wait:
             self.refused["too_many_attempts"] += 1
@@ -187,6 +238,7 @@ class Auth:
             self._log.warn("web: wrong password for {user!r} from {host}", user=user, host=host)
             raise RefusedError("wrong_password", "wrong user or password", 401)
         self._limit.forgive(host)
+        return stored
 
     def _matches(self, stored: str, password: str) -> bool:
         try:
@@ -200,14 +252,36 @@ class Auth:
             return None
         # Looked up by digest: how long that takes tells nothing about the token.
         digest = _digest(token)
-        user, expires = self._sessions.get(digest, ("", 0.0))
+        if self._local is not None and hmac.compare_digest(digest, self._local):
+            return LOCAL
+        session = self._sessions.get(digest)
         now = self._clock.seconds()
-        if not user or expires <= now:
+        if session is None or session.expires <= now:
             self._sessions.pop(digest, None)
             return None
-        self._sessions[digest] = (user, now + SESSION_S)
+        session.expires = now + SESSION_S
         self._sessions.move_to_end(digest)
-        return user
+        if now - session.checked >= RECHECK_S:
+            session.checked = now
+            self._recheck(session.user)
+        return session.user
+
+    def _recheck(self, user: str) -> None:
+        """End the sessions of a password that another process has replaced."""
+
+        def compare(stored: str | None) -> None:
+            password = _digest(stored or "")
+            for digest, session in list(self._sessions.items()):
+                if session.user == user and session.password != password:
+                    del self._sessions[digest]
+
+        def unreadable(failure: Failure) -> None:
+            failure.trap(RefusedError)  # type: ignore[no-untyped-call]
+
+        def look() -> Deferred[None]:
+            return self._users.password_hash(user).addCallbacks(compare, unreadable)
+
+        self._writing.run(look)
 
     def logout(self, token: str | None) -> None:
         """Revoke a session; an unknown token is no error."""
@@ -217,8 +291,8 @@ class Auth:
     def _forget_old(self) -> None:
         now = self._clock.seconds()
         while self._sessions:
-            digest, (_, expires) = next(iter(self._sessions.items()))
-            if expires > now and len(self._sessions) <= MAX_SESSIONS:
+            digest, session = next(iter(self._sessions.items()))
+            if session.expires > now and len(self._sessions) <= MAX_SESSIONS:
                 break
             del self._sessions[digest]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hmac
 from typing import Any
 
-from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred, succeed
+from argon2 import PasswordHasher
+from twisted.internet.defer import Deferred, ensureDeferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
 from m32net.interfaces import RefusedError
 from m32net.web import auth
-from m32net.web.auth import AttemptLimit, Auth, default_hasher, new_password
+from m32net.web.auth import RECHECK_S, AttemptLimit, Auth, default_hasher, new_password
 from tests.m32net.web.case import quick_hasher
 
 
@@ -130,6 +131,130 @@ class Sessions(AuthCase):
         token = self.login(self.password).token
         (digest,) = self.auth._sessions
         self.assertTrue(hmac.compare_digest(digest, auth._digest(token)))
+
+    def change(self, old: str, new: str, token: str) -> None:
+        changing = self.auth.change_password("admin", old, new, "h", token)
+        self.successResultOf(ensureDeferred(changing))
+
+    def test_a_changed_password_ends_the_other_sessions(self) -> None:
+        """CON-31: revoked at once, all but the one that changed it; that one stays."""
+        mine, other = self.login(self.password).token, self.login(self.password).token
+        self.change(self.password, "a new password", mine)
+        self.assertIsNone(self.auth.user_of(other))
+        for _ in range(3):
+            self.clock.advance(RECHECK_S)
+            self.assertEqual(self.auth.user_of(mine), "admin")
+
+    def test_a_password_changed_from_outside(self) -> None:
+        """CON-31: ``m32net passwd`` ends sessions of a running server within 30 s of use."""
+        token = self.login(self.password).token
+        other = Auth(self.users, self.clock, in_thread=maybeDeferred, hasher=quick_hasher())
+        other.reset_password()
+        self.clock.advance(RECHECK_S)
+        self.auth.user_of(token)
+        self.assertIsNone(self.auth.user_of(token))
+
+    def test_sessions_outlive_an_unreadable_database(self) -> None:
+        """CON-31: nobody is logged out because a disk is slow or full."""
+        token = self.login(self.password).token
+
+        def unreadable(user: str) -> Deferred[str | None]:
+            return fail(RefusedError("not_readable", "no", 503))
+
+        self.patch(self.users, "password_hash", unreadable)
+        for _ in range(3):
+            self.clock.advance(RECHECK_S)
+            self.assertEqual(self.auth.user_of(token), "admin")
+
+
+class LocalToken(AuthCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.password = str(self.auth.first_run())
+        self.secret = "s" * 43
+        self.auth = Auth(
+            self.users,
+            self.clock,
+            in_thread=maybeDeferred,
+            hasher=quick_hasher(),
+            local_token=self.secret,
+        )
+
+    def test_as_good_as_a_session(self) -> None:
+        """CON-31, CON-51: who can read the state directory needs no password."""
+        self.assertEqual(self.auth.user_of(self.secret), "local")
+        self.clock.advance(100_000)
+        self.assertEqual(self.auth.user_of(self.secret), "local")
+        self.auth.logout(self.secret)
+        self.assertEqual(self.auth.user_of(self.secret), "local")
+
+    def test_wrong_ones(self) -> None:
+        """CON-31: nothing but that token, and none at all where there is none."""
+        for wrong in ("", "s", "s" * 42, "s" * 44, "t" * 43, "s" * 42 + "t", None):
+            self.assertIsNone(self.auth.user_of(wrong))
+        for none in (None, ""):
+            auth = Auth(self.users, self.clock, hasher=quick_hasher(), local_token=none)
+            self.assertIsNone(auth.user_of(self.secret))
+            self.assertIsNone(auth.user_of(none))
+
+    def test_constant_time(self) -> None:
+        """CON-31: compared by digest and ``hmac.compare_digest``; the token itself is not kept."""
+        compared: list[tuple[bytes, bytes]] = []
+
+        def compare(one: bytes, other: bytes) -> bool:
+            compared.append((one, other))
+            return one == other
+
+        self.patch(auth.hmac, "compare_digest", compare)
+        self.auth.user_of("x" * 43)
+        self.assertEqual([len(one) for pair in compared for one in pair], [32, 32])
+        self.assertNotIn(self.secret, repr(vars(self.auth)))
+
+    def test_has_no_password(self) -> None:
+        """CON-31: it can't be made into one."""
+        changing = ensureDeferred(
+            self.auth.change_password("local", "", "a new password", "h", self.secret)
+        )
+        self.assertEqual(self.failureResultOf(changing, RefusedError).value.status, 401)
+
+
+class Rehashing(AuthCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.password = str(self.auth.first_run())
+        self.weak = self.users.hashes["admin"]
+        stronger = PasswordHasher(time_cost=2, memory_cost=16, parallelism=1)
+        self.auth = Auth(self.users, self.clock, in_thread=maybeDeferred, hasher=stronger)
+
+    def test_stronger_parameters(self) -> None:
+        """CON-31: a hash made with weaker parameters is renewed at the next log-in, once."""
+        token = self.login(self.password).token
+        strong = self.users.hashes["admin"]
+        self.assertIn("$m=16,t=2,p=1$", strong)
+        self.login(self.password)
+        self.assertEqual(self.users.hashes["admin"], strong)
+        self.clock.advance(RECHECK_S)
+        self.auth.user_of(token)
+        self.assertEqual(self.auth.user_of(token), "admin", "the session lives on")
+
+    def test_not_for_a_wrong_password(self) -> None:
+        """CON-31: only a proven password is hashed anew."""
+        self.refusal("x")
+        self.assertEqual(self.users.hashes["admin"], self.weak)
+
+    def test_not_over_a_newer_password(self) -> None:
+        """CON-31: a password changed while the old one was proven stays changed."""
+        reads = [self.weak, "$argon2id$newer"]
+        self.patch(self.users, "password_hash", lambda user: succeed(reads.pop(0)))
+        self.login(self.password)
+        self.assertEqual((self.users.hashes["admin"], reads), (self.weak, []))
+
+    def test_not_saved(self) -> None:
+        """CON-31: that a hash could not be renewed keeps nobody out."""
+        refused = RefusedError("not_saved", "the disk is full", 503)
+        self.patch(self.users, "save_password", lambda user, hashed: fail(refused))
+        self.assertEqual(self.login(self.password).user, "admin")
+        self.assertEqual(self.users.hashes["admin"], self.weak)
 
 
 class Attempts(AuthCase):
