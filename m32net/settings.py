@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -67,10 +67,14 @@ class InvalidSettingError(RefusedError):
 
 
 class NotSavedError(RefusedError):
-    """A change that could not be written; nothing has changed."""
+    """A change that could not be written; nothing has changed.
 
-    def __init__(self, reason: str) -> None:
+    :ivar retry_in_s: when it was not even tried: seconds until it will be (CON-22).
+    """
+
+    def __init__(self, reason: str, retry_in_s: float | None = None) -> None:
         super().__init__("not_saved", f"the change could not be saved: {reason}", 503)
+        self.retry_in_s = retry_in_s
 
 
 # -- audio format ----------------------------------------------------------------------------------
@@ -354,6 +358,20 @@ class QualityRow:
     bandwidth_mbps: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """Something worth telling the engineer later.
+
+    :ivar at: Unix time in seconds.
+    :ivar kind: a word for programs, such as ``device_lost``.
+    """
+
+    at: float
+    kind: str
+    message: str
+    details: Mapping[str, Any]
+
+
 class ISettings(Protocol):
     """The settings, seen from the rooms that follow or change them.
 
@@ -402,6 +420,13 @@ class ISettings(Protocol):
         self, *, client_id: str | None = None, since: float = 0.0, limit: int = 1000
     ) -> Deferred[list[QualityRow]]:
         """The newest points, oldest first."""
+        ...
+
+    def events(self, *, since: float = 0.0, limit: int = 100) -> Deferred[list[EventRow]]:
+        """What happened after ``since`` (Unix time), newest first, also what was not yet written.
+
+        :param limit: at most 1,000.
+        """
         ...
 
 

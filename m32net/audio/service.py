@@ -204,7 +204,7 @@ class AudioService(Service):
             clock=self._clock,
             crew=Crew(self._workers),
             complexity=self._complexity,
-            levels=self._levels and self._levels.put,
+            levels=self._levels.put if self._levels else None,
         )
 
     def _emit(self, event: AudioEvent) -> None:

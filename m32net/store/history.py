@@ -1,28 +1,33 @@
 """What happened, as time series: reception of every listener, and events.
 
 Rows are gathered in memory and written together every few seconds, so that a hundred reports
-cost one disk write; the tables are bounded, the oldest rows go first.  Settings are not kept
-here: they are confirmed one by one in :mod:`m32net.store.service`.
+cost one disk write; the tables are bounded, the oldest rows go first.  What could not be written
+waits, within bounds.  Settings are not kept here: they are confirmed one by one in
+:mod:`m32net.store.service`.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
 from m32net.log import RoomLog
-from m32net.settings import QualityRow
+from m32net.settings import EventRow, QualityRow
 from m32net.store.database import IDatabase
+from m32net.store.guard import GuardedWrites, NotTriedError, is_fault
+
+Row = TypeVar("Row")
 
 PENDING_ROWS: Final = 20_000
 """Rows that may wait in memory, of each kind; more than that drops the oldest and counts."""
+EVENTS_AT_ONCE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +43,21 @@ class Retention:
     event_rows: int = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
-    """Something worth telling the engineer later.
-
-    :ivar at: Unix time in seconds.
-    :ivar kind: a word for programs, such as ``device_lost``.
-    """
-
-    at: float
-    kind: str
-    message: str
-    details: Mapping[str, Any]
-
-
 class History:
     """Appends and reads the two tables.
 
-    :ivar dropped: rows lost because too many waited or a write failed.
+    :param writes: for what is written; ``database`` is for reading, and for the last write.
+    :ivar dropped: rows lost because too many waited, or because they cannot be written at all.
     :ivar failure: why the last write failed; None if it did not.
     """
 
     _log = RoomLog()
 
-    def __init__(self, database: IDatabase, retention: Retention | None = None) -> None:
+    def __init__(
+        self, database: IDatabase, writes: GuardedWrites, retention: Retention | None = None
+    ) -> None:
         self._database = database
+        self._writes = writes
         self._retention = retention or Retention()
         self._quality: deque[QualityRow] = deque()
         self._events: deque[EventRow] = deque()
@@ -81,12 +76,21 @@ class History:
             self.dropped += 1
         queue.append(row)
 
-    def flush(self, now: float) -> Deferred[None]:
-        """Write what waits, and forget what is too old; never fails (a loss is counted).
+    @property
+    def waiting(self) -> int:
+        """Rows that are not written yet."""
+        return len(self._quality) + len(self._events)
+
+    def flush(self, now: float, *, last: bool = False) -> Deferred[None]:
+        """Write what waits, and forget what is too old; never fails.
+
+        What the database does not take waits for the next time; while it is left alone
+        (CON-22) nothing is tried.
 
         :param now: Unix time in seconds.
+        :param last: there is no next time: try whatever happened before.
         """
-        if not self._quality and not self._events:
+        if not self.waiting or (self._writes.retry_in_s() and not last):
             return succeed(None)
         quality, events = list(self._quality), list(self._events)
         self._quality.clear()
@@ -97,6 +101,10 @@ class History:
 
         def lost(failure: Failure) -> None:
             self.failure = failure.getErrorMessage()
+            if not last and _worth_another_try(failure.value):
+                self._put_back(self._quality, quality)
+                self._put_back(self._events, events)
+                return
             self.dropped += len(quality) + len(events)
             self._log.error(
                 "history: {count} rows are lost: {reason}",
@@ -108,7 +116,15 @@ class History:
             _insert(cursor, quality, events)
             _forget(cursor, now, self._retention)
 
-        return self._database.run(write).addCallbacks(written, lost)
+        run = self._database.run if last else self._writes.write
+        return run(write).addCallbacks(written, lost)
+
+    def _put_back(self, queue: deque[Row], rows: list[Row]) -> None:
+        """Before what has come since; the oldest go where there are too many."""
+        room = max(0, PENDING_ROWS - len(queue))
+        kept = rows[len(rows) - min(room, len(rows)) :]
+        self.dropped += len(rows) - len(kept)
+        queue.extendleft(reversed(kept))
 
     def quality(
         self, client_id: str | None, since: float, limit: int
@@ -126,19 +142,31 @@ class History:
 
         return self._database.run(read)
 
-    def events(self, limit: int) -> Deferred[list[EventRow]]:
-        """The newest ``limit`` written events, oldest first."""
+    def events(self, since: float, limit: int) -> Deferred[list[EventRow]]:
+        """The newest events after ``since``, newest first, those that wait to be written too.
+
+        :param limit: at most :data:`EVENTS_AT_ONCE` in any case.
+        """
+        limit = max(0, min(limit, EVENTS_AT_ONCE))
+        waiting = [row for row in reversed(self._events) if row.at > since][:limit]
 
         def read(cursor: sqlite3.Cursor) -> list[EventRow]:
             cursor.execute(
-                "SELECT at, kind, message, details FROM events ORDER BY id DESC LIMIT ?", (limit,)
+                "SELECT at, kind, message, details FROM events WHERE at > ?"
+                " ORDER BY id DESC LIMIT ?",
+                (since, limit - len(waiting)),
             )
-            return [
+            return waiting + [
                 EventRow(at, kind, message, msgspec.json.decode(details))
                 for at, kind, message, details in cursor.fetchall()
-            ][::-1]
+            ]
 
         return self._database.run(read)
+
+
+def _worth_another_try(error: BaseException | None) -> bool:
+    """Whether the database is at fault, not the rows: those would fail for ever."""
+    return isinstance(error, NotTriedError) or (error is not None and is_fault(error))
 
 
 def _insert(

@@ -8,6 +8,7 @@ follow and subscribers are told, one change after the other; only then does its 
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from m32net.settings import (
     Channel,
     ChannelChange,
     ChannelsChanged,
+    EventRow,
     InvalidSettingError,
     NotSavedError,
     QualityRow,
@@ -44,7 +46,8 @@ from m32net.settings import (
 )
 from m32net.store import rows
 from m32net.store.database import Database, IDatabase, StoreError, Work, connect, open_database
-from m32net.store.history import EventRow, History, Retention
+from m32net.store.guard import GuardedWrites, NotTriedError
+from m32net.store.history import History, Retention
 from m32net.store.rows import ChannelRow, Stored
 
 T = TypeVar("T")
@@ -88,7 +91,8 @@ class SettingsService(Service):
     """Provides :class:`m32net.settings.ISettings` and :class:`m32net.settings.IUsers`.
 
     :param stored: what the database holds.
-    :param clock: for the regular writing of history.
+    :param clock: for the regular writing of history, and how long a database that fails is left
+        alone.
     :param path: of the file, for :meth:`save_password_now`.
     :param wall: Unix time in seconds.
     :ivar node_id: made on the first start and kept.
@@ -113,7 +117,7 @@ class SettingsService(Service):
         self._wall = wall
         self._lock = DeferredLock()
         self._subscribers: list[Callable[[SettingsChange], object]] = []
-        self._failure: str | None = None
+        self._writes = GuardedWrites(database, clock.seconds, self._writes_change)
         self._default_names = {
             i: default_channel(i, name or None).name
             for i, name in zip(
@@ -132,7 +136,7 @@ class SettingsService(Service):
         self._settings = stored.settings
         self._has_users = stored.has_users
         self.node_id = stored.node_id
-        self.history = History(database, retention)
+        self.history = History(database, self._writes, retention)
         self._flushing = LoopingCall(self._flush)
         self._flushing.clock = clock
 
@@ -160,10 +164,30 @@ class SettingsService(Service):
 
     def health(self) -> Health:
         """Degraded while what was to be written last, settings or history, could not be."""
-        details = {"history_dropped": self.history.dropped}
-        failures = {"settings": self._failure, "history": self.history.failure}
-        reasons = tuple(f"{what} cannot be saved: {why}" for what, why in failures.items() if why)
+        breaker, retry_in_s = self._writes.breaker, math.ceil(self._writes.retry_in_s())
+        details = {
+            "writes": breaker.state.value,
+            "retry_in_s": retry_in_s,
+            "history_waiting": self.history.waiting,
+            "history_dropped": self.history.dropped,
+        }
+        reasons: tuple[str, ...] = ()
+        if breaker.reason:
+            again = f"; tried again in {retry_in_s} s" if retry_in_s else ""
+            reasons = (f"the database cannot be written: {breaker.reason}{again}",)
+        elif self.history.failure:
+            reasons = (f"history cannot be saved: {self.history.failure}",)
         return Health("degraded" if reasons else "healthy", reasons, details)
+
+    def figures(self) -> Mapping[str, float]:
+        """Named figures for ``/metrics``."""
+        breaker = self._writes.breaker
+        return {
+            "store_writes_resting": float(self._writes.retry_in_s() > 0),
+            "store_writes_refused_total": breaker.refused,
+            "history_rows_waiting": self.history.waiting,
+            "history_rows_dropped_total": self.history.dropped,
+        }
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -263,16 +287,24 @@ class SettingsService(Service):
         return caller
 
     def _write(self, work: Work[object]) -> Deferred[None]:
-        def done(_: object) -> None:
-            self._failure = None
+        def failed(failure: Failure) -> NoReturn:
+            failure.trap(sqlite3.Error, NotTriedError)  # type: ignore[no-untyped-call]
+            why = failure.getErrorMessage()
+            if isinstance(failure.value, NotTriedError):
+                raise NotSavedError(why, failure.value.retry_in_s)
+            self._log.error("store: nothing could be written: {why}", why=why)
+            raise NotSavedError(why)
 
-        def failed(failure: Failure) -> None:
-            failure.trap(sqlite3.Error)  # type: ignore[no-untyped-call]
-            self._failure = failure.getErrorMessage()
-            self._log.error("store: nothing could be written: {why}", why=self._failure)
-            raise NotSavedError(self._failure)
+        return self._writes.write(work).addCallbacks(lambda _: None, failed)
 
-        return self._database.run(work).addCallbacks(done, failed)
+    def _writes_change(self, resting: bool, why: str) -> None:
+        """Tell that writing was given up for a while, or works again."""
+        if resting:
+            self._log.error("store: writing is given up for 60 s at a time: {why}", why=why)
+            self.note_event("store_failed", f"the database cannot be written: {why}")
+        else:
+            self._log.info("store: writing works again")
+            self.note_event("store_works_again", f"the database could not be written: {why}")
 
     def _tell(self, change: SettingsChange) -> None:
         for callback in list(self._subscribers):
@@ -340,6 +372,9 @@ class SettingsService(Service):
     ) -> Deferred[list[QualityRow]]:
         return self.history.quality(client_id, since, limit).addErrback(self._unreadable)
 
+    def events(self, *, since: float = 0.0, limit: int = 100) -> Deferred[list[EventRow]]:
+        return self.history.events(since, limit).addErrback(self._unreadable)
+
     # -- life --------------------------------------------------------------------------------------
 
     def startService(self) -> None:
@@ -356,5 +391,5 @@ class SettingsService(Service):
         if self._flushing.running:
             self._flushing.stop()
         yield self._lock.run(succeed, None)
-        yield self._flush()
+        yield self.history.flush(self._wall(), last=True)
         self._database.close()

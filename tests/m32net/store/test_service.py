@@ -328,16 +328,19 @@ class Order(Settings):
 
     def test_history_fails(self) -> None:
         """Health says so until a write succeeds."""
+        self.clock.advance(1)
         self.database.failure = sqlite3.OperationalError("database or disk is full")
         self.service.note_event("device_lost", "gone")
         self.successResultOf(self.service.history.flush(0.0))
         health = self.service.health()
         self.assertEqual(health.state, "degraded")
-        self.assertEqual(health.reasons, ("history cannot be saved: database or disk is full",))
+        why = "the database cannot be written: database or disk is full"
+        self.assertEqual(health.reasons, (why,))
+        self.assertEqual(health.details["history_waiting"], 1)
         self.database.failure = None
-        self.service.note_event("device_back", "here")
         self.successResultOf(self.service.history.flush(0.0))
         self.assertEqual(self.service.health().state, "healthy")
+        self.assertEqual([row.kind for row in self.done(self.service.events())], ["device_lost"])
 
     def test_failing_subscriber(self) -> None:
         """CLU-12 in small: one that fails does not keep the others from hearing."""
@@ -386,7 +389,7 @@ class Life(Settings):
         self.clock.advance(FLUSH_S)
         (row,) = self.done(self.service.quality_history())
         self.assertEqual((row.client_id, row.name, row.loss), ("a", "Anna", 0.25))
-        (event,) = self.done(self.service.history.events(5))
+        (event,) = self.done(self.service.events(limit=5))
         self.assertEqual((event.kind, event.details), ("device_lost", {}))
         self.done(self.service.stopService())
 
