@@ -58,6 +58,8 @@ from m32net.web.api import WebApi
 from m32net.web.auth import Auth
 from m32net.web.service import WebError, WebService
 from protocols.control.messages import ServerInfo
+from protocols.tcp.admission import AdmissionLimits
+from protocols.tcp.options import SocketOptions
 
 CONNECTIONS_BESIDES: Final = 80
 """Connections kept for pages, REST calls and scrapes on top of one per listener."""
@@ -288,12 +290,24 @@ class Server(MultiService):
         endpoints = [_on_interface(config.http, config.interface)]
         if config.https and config.https.startswith("ssl:"):
             endpoints.append(_on_interface(config.https, config.interface))
-        needed = self.limits.max_listeners + CONNECTIONS_BESIDES
         return WebService(
             self.reactor,
             api.root(self.control.web_resource()),
             endpoints,
-            max(config.max_connections, needed),
+            limits=self._admission(),
+            options=_socket_options(config),
+            mptcp=config.mptcp,
+            share_port=config.take_over,
+        )
+
+    def _admission(self) -> AdmissionLimits:
+        config = self.config
+        needed = self.limits.max_listeners + CONNECTIONS_BESIDES
+        return AdmissionLimits(
+            max_connections=max(config.max_connections, needed),
+            per_minute=config.connections_per_minute,
+            block_s=config.block_s,
+            exempt=config.exempt,
         )
 
     def _offer(self, config: AudioConfig) -> AudioOffer:
@@ -438,6 +452,19 @@ def _given(config: ServerConfig, names: tuple[str, ...]) -> dict[str, Any]:
     """The options of these names that were given."""
     values = {name: getattr(config, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _socket_options(config: ServerConfig) -> SocketOptions:
+    return SocketOptions(
+        nodelay=config.tcp_nodelay,
+        keepalive_s=config.tcp_keepalive_s,
+        keepalive_interval_s=config.tcp_keepalive_interval_s,
+        keepalive_probes=config.tcp_keepalive_probes,
+        buffer_bytes=config.tcp_buffer_kib * 1024,
+        linger_s=config.tcp_linger_s,
+        user_timeout_s=config.tcp_user_timeout_s,
+        quickack=config.tcp_quickack,
+    )
 
 
 def _on_interface(endpoint: str, interface: str | None) -> str:

@@ -72,6 +72,12 @@ HELP: Final[Mapping[str, str]] = {
     "http_connections": "TCP connections open now, WebSockets included.",
     "http_connections_accepted_total": "TCP connections admitted.",
     "http_connections_refused_total": "TCP connections refused, by reason where that is known.",
+    "http_connections_untold_total": "TCP connections refused without a word, by a reset.",
+    "http_requests_late_total": "HTTP connections ended because no request came in time.",
+    "http_addresses_blocked": "Addresses shut out now, for opening too many connections.",
+    "http_addresses_blocked_total": "Addresses shut out since the start.",
+    "http_bytes_received_total": "Bytes received on TCP connections, TLS included.",
+    "http_bytes_sent_total": "Bytes sent on TCP connections, TLS included.",
 }
 
 ERRORS: Final[Mapping[str, str]] = {

@@ -1,180 +1,69 @@
-"""The web server: one site on its endpoints, with bounds on connections and bodies (CON-2).
+"""The web server: one site on all its ports, behind one guard (CON-1, CON-2, CON-30).
 
-It knows nothing of routes; :mod:`m32net.web.api` makes the resource that is served here.
+It knows nothing of routes; :mod:`m32net.web.api` makes the resource that is served here.  What a
+connection may do is :mod:`m32net.web.site`'s concern, who may connect
+:mod:`protocols.tcp.admission`'s.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
 from twisted.application.service import Service
 from twisted.internet import error
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
-from twisted.internet.protocol import Protocol
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.internet.interfaces import IListeningPort
 from twisted.python.failure import Failure
-from twisted.web.http import Request as HttpRequest
 from twisted.web.resource import IResource
-from twisted.web.server import Request, Site
 
+from m32net.interfaces import BlockedAddress, ConnectionStatus
 from m32net.log import RoomLog
-from m32net.web.answers import JSON, MAX_BODY
-from m32net.web.bodies import ErrorBody, ErrorDetail
+from m32net.web.site import BoundedSite, Deadlines, raw_error
+from protocols.tcp.admission import AdmissionLimits, Verdict
+from protocols.tcp.options import SocketOptions
+from protocols.tcp.protocol import (
+    Guard,
+    GuardedConnection,
+    GuardedFactory,
+    accept_waiting,
+    listen,
+    mptcp_available,
+)
 
-MAX_CONNECTIONS: Final = 100
-IDLE_S: Final = 60.0
-"""An HTTP connection that says nothing for so long is closed."""
-GRACE_BYTES: Final = 8 * MAX_BODY
-"""Of a body too large: read and dropped up to here, so that the client gets to see the answer."""
-REFUSAL_S: Final = 5.0
-MAX_REFUSALS: Final = 50
-"""Connections beyond the bound that are told why at the same time; others are just closed."""
+LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
 class WebError(Exception):
     """The web server can't listen; the message is one line that says why and what to do."""
 
 
-def raw_error(status: bytes, code: str, message: str) -> bytes:
-    """A complete HTTP error answer, for where there is no request to write it to."""
-    body = msgspec.json.encode(ErrorBody(ErrorDetail(code, message)))
-    head = (
-        b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
-        b"Retry-After: 6\r\nConnection: close\r\n\r\n"
+def refusal(limits: AdmissionLimits, verdict: Verdict, wait_s: float) -> bytes:
+    """What a connection that is refused is told, as a complete HTTP answer."""
+    if verdict is Verdict.FULL:
+        message = f"{limits.max_connections} connections are open, which is the most"
+        return raw_error(b"503 Service Unavailable", "too_many_connections", message)
+    message = (
+        f"more than {limits.per_minute} connections within a minute; who goes on is shut out "
+        f"for {limits.block_s:g} s"
     )
-    return head % (status, JSON.encode(), len(body)) + body
-
-
-class BoundedRequest(Request):
-    """A request whose body has at most :data:`MAX_BODY` bytes.
-
-    More is answered with 413 at once, whether the length was announced or not.
-    """
-
-    _excess = 0
-
-    def gotLength(self, length: int | None) -> None:
-        super().gotLength(0 if length is None else min(length, MAX_BODY))  # type: ignore[no-untyped-call]
-        if length is not None and length > MAX_BODY:
-            self._refuse()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        if self._excess:
-            self._excess += len(data)
-            if self._excess > GRACE_BYTES:
-                self.channel.loseConnection()  # type: ignore[no-untyped-call]
-            return
-        assert self.content is not None
-        if self.content.tell() + len(data) > MAX_BODY:
-            self._refuse()
-            return
-        super().handleContentChunk(data)  # type: ignore[no-untyped-call]
-
-    def _refuse(self) -> None:
-        self._excess = 1
-        self.requestHeaders.removeHeader("Expect")
-        message = f"the body has more than {MAX_BODY} bytes"
-        assert self.channel is not None and self.channel.transport is not None
-        self.channel.transport.write(
-            raw_error(b"413 Request Entity Too Large", "too_large", message)
-        )
-
-    def process(self) -> None:
-        if self._excess:
-            self.channel.loseConnection()  # type: ignore[no-untyped-call]
-            return
-        super().process()  # type: ignore[no-untyped-call]
-
-
-class BoundedSite(Site):
-    """The site: bounded bodies, and requests in the log at level debug only."""
-
-    requestFactory = BoundedRequest
-    _log = RoomLog(namespace="m32net.web")
-
-    def __init__(self, root: IResource, clock: IReactorTime) -> None:
-        super().__init__(root, timeout=IDLE_S, reactor=clock)  # type: ignore[no-untyped-call]
-
-    def log(self, request: HttpRequest) -> None:
-        self._log.debug(
-            "web: {host} {method} {uri} {code} {octets}",
-            host=getattr(request.client, "host", "-"),
-            method=request.method,
-            uri=request.uri,
-            code=request.code,
-            octets=request.sentLength,
-        )
-
-
-class _Refusal(Protocol):
-    """Tells a connection beyond the bound why it is closed, after it has said something."""
-
-    def __init__(self, factory: BoundedConnections) -> None:
-        self._factory = factory
-
-    def connectionMade(self) -> None:
-        self._late = self._factory.clock.callLater(REFUSAL_S, self._close)
-
-    def dataReceived(self, data: bytes) -> None:
-        message = f"{self._factory.limit} connections are open, which is the most"
-        assert self.transport is not None
-        self.transport.write(raw_error(b"503 Service Unavailable", "too_many_connections", message))
-        self._close()
-
-    def _close(self) -> None:
-        assert self.transport is not None
-        self.transport.loseConnection()
-
-    def connectionLost(self, reason: Failure = error.ConnectionDone) -> None:  # type: ignore[assignment]
-        if self._late.active():
-            self._late.cancel()
-        self._factory.being_refused -= 1
-
-
-class BoundedConnections(WrappingFactory):
-    """At most ``limit`` connections, WebSockets included; more get 503 and are counted.
-
-    :ivar refused: connections refused since the start.
-    """
-
-    noisy = False
-
-    def __init__(self, site: Site, clock: IReactorTime, limit: int = MAX_CONNECTIONS) -> None:
-        super().__init__(site)  # type: ignore[no-untyped-call]
-        self.clock = clock
-        self.limit = limit
-        self.accepted = 0
-        self.refused = 0
-        self.being_refused = 0
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        if len(self.protocols) < self.limit:
-            self.accepted += 1
-            return super().buildProtocol(addr)
-        self.refused += 1
-        if self.being_refused >= MAX_REFUSALS:
-            return None
-        self.being_refused += 1
-        return _Refusal(self)
-
-    def close_all(self) -> None:
-        """Close what is still open."""
-        for protocol in list(self.protocols):
-            connection: ProtocolWrapper = protocol
-            connection.loseConnection()  # type: ignore[no-untyped-call]
+    wait = max(1, math.ceil(wait_s))
+    return raw_error(b"429 Too Many Requests", "too_many_connections", message, wait)
 
 
 class WebService(Service):
-    """Listens on endpoints while it runs.
+    """Listens on endpoints while it runs; provides :class:`m32net.interfaces.IConnections`.
 
     :param root: as made by :meth:`m32net.web.api.WebApi.root`.
     :param endpoints: Twisted endpoint descriptions, such as ``tcp:8080:interface=192.0.2.1``.
-    :ivar ports: what it listens on, in the order of ``endpoints``.
+    :param limits: of connections; all endpoints share them.
+    :param tls_endpoints: the same as ``endpoints``, with TLS by ``tls``, an
+        IOpenSSLServerConnectionCreator.
+    :param share_port: listen beside another server of this user on the same ports.
+    :ivar ports: what it listens on, in the order of ``endpoints``, then ``tls_endpoints``.
+    :ivar tls_ports: those of them that speak TLS.
     """
 
     _log = RoomLog()
@@ -184,20 +73,84 @@ class WebService(Service):
         reactor: Any,
         root: IResource,
         endpoints: Sequence[str],
-        max_connections: int = MAX_CONNECTIONS,
+        *,
+        limits: AdmissionLimits | None = None,
+        options: SocketOptions | None = None,
+        deadlines: Deadlines | None = None,
+        tls_endpoints: Sequence[str] = (),
+        tls: Any = None,
+        mptcp: bool = False,
+        share_port: bool = False,
     ) -> None:
         self._reactor = reactor
-        self._endpoints = endpoints
-        self.connections = BoundedConnections(BoundedSite(root, reactor), reactor, max_connections)
+        self._endpoints: list[tuple[str, Any]] = [(one, None) for one in endpoints]
+        self._endpoints += [(one, tls) for one in tls_endpoints if tls is not None]
+        self._mptcp = mptcp
+        self._share_port = share_port
+        self.limits = limits or AdmissionLimits(exempt=LOOPBACK)
+        self.guard = Guard(
+            reactor,
+            self.limits,
+            options or SocketOptions(),
+            refuse=lambda verdict, wait_s: refusal(self.limits, verdict, wait_s),
+            on_block=self._blocked,
+        )
+        self.site = BoundedSite(root, reactor, deadlines)
+        self.factory = GuardedFactory(self.site, self.guard)
         self.ports: list[IListeningPort] = []
+        self.tls_ports: list[IListeningPort] = []
+
+    # -- for the engineer's page and /metrics ------------------------------------------------
+
+    def connections(self) -> Sequence[ConnectionStatus]:
+        """All that are open, the oldest first."""
+        now = self._reactor.seconds()
+        return [_status(one, now) for one in self.guard.connections]
+
+    def blocked(self) -> Sequence[BlockedAddress]:
+        """Addresses that are shut out; whose block ends first comes first."""
+        return [
+            BlockedAddress(one.address, one.reason, one.remaining_s)
+            for one in self.guard.admission.blocked(self._reactor.seconds())
+        ]
+
+    def unblock(self, address: str) -> bool:
+        """Let an address in again; whether it was shut out."""
+        lifted = self.guard.admission.unblock(address)
+        if lifted:
+            self._log.info("{address} may connect again", address=address)
+        return lifted
+
+    def expect(self, host: str, for_s: float = 60.0) -> None:
+        """Listeners from ``host`` have been announced: its connections are not limited so long."""
+        self.guard.admission.expect(host, self._reactor.seconds() + for_s)
 
     def counters(self) -> Mapping[str, float]:
-        """For ``/metrics``."""
+        """For ``/metrics``: connections of all ports, by what became of them, and their bytes."""
+        guard, counts = self.guard, self.guard.admission.counts
         return {
-            "http_connections": len(self.connections.protocols),
-            "http_connections_accepted_total": self.connections.accepted,
-            "http_connections_refused_total": self.connections.refused,
+            "http_connections": len(guard.connections),
+            "http_connections_accepted_total": counts[Verdict.ADMIT],
+            'http_connections_refused_total{reason="full"}': counts[Verdict.FULL],
+            'http_connections_refused_total{reason="too_many"}': counts[Verdict.TOO_MANY],
+            'http_connections_refused_total{reason="blocked"}': counts[Verdict.BLOCKED],
+            "http_connections_untold_total": guard.untold,
+            "http_requests_late_total": self.site.late,
+            "http_addresses_blocked": len(self.blocked()),
+            "http_addresses_blocked_total": guard.admission.blocks,
+            "http_bytes_received_total": guard.bytes_received,
+            "http_bytes_sent_total": guard.bytes_sent,
         }
+
+    def _blocked(self, address: str) -> None:
+        self._log.warn(
+            "{address} opens more connections than {limit} a minute and is shut out for {block} s",
+            address=address,
+            limit=self.limits.per_minute,
+            block=self.limits.block_s,
+        )
+
+    # -- start and stop ----------------------------------------------------------------------
 
     def privilegedStartService(self) -> None:
         """Listen, before privileges are dropped.
@@ -205,47 +158,97 @@ class WebService(Service):
         :raises WebError: an endpoint can't be used.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        for endpoint in self._endpoints:
-            self._listen(endpoint)
+        if self._mptcp and not mptcp_available():
+            self._log.warn("This kernel has no Multipath TCP; connections are plain TCP")
+        self._listen_all(self._share_port)
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         if not self.ports:
             self.privilegedStartService()
 
-    def _listen(self, endpoint: str) -> None:
-        try:
-            server = serverFromString(self._reactor, endpoint)  # type: ignore[no-untyped-call]
-            listening = server.listen(self.connections)
-        except Exception as reason:
-            raise WebError(f"{endpoint!r} is no endpoint to listen on: {reason}") from None
-        failures: list[Failure] = []
-        listening.addCallbacks(self.ports.append, failures.append)
-        if failures:
-            raise WebError(_why_not(endpoint, failures[0]))
-        if not isinstance(self.ports[-1].getHost(), IPv4Address | IPv6Address):
-            self.ports.pop().stopListening()
-            raise WebError(
-                f"{endpoint!r} has no TCP port; audio is sent to the address a listener connects "
-                "from, so listen on one such as tcp:8080"
-            )
+    def listen_again(self) -> None:
+        """After :meth:`stop_listening`: take connections again, beside whoever does now.
+
+        :raises WebError: an endpoint can't be used.
+        """
+        if not self.ports:
+            self._listen_all(share_port=True)
+
+    def stop_listening(self) -> Deferred[Any]:
+        """Take no more connections; what is open stays open.  Fires when the ports are free."""
+        accept_waiting(self.ports)
+        closing = [port.stopListening() for port in self.ports]
+        self.ports, self.tls_ports = [], []
+        return DeferredList([one for one in closing if isinstance(one, Deferred)])
 
     def stopService(self) -> Deferred[Any]:
         """Listen no more and close all connections; fires when the ports are free."""
         super().stopService()  # type: ignore[no-untyped-call]
-        closing = [port.stopListening() for port in self.ports]
-        self.ports = []
-        self.connections.close_all()
-        return DeferredList([one for one in closing if isinstance(one, Deferred)])
+        stopped = self.stop_listening()
+        self.guard.close_all()
+        return stopped
+
+    def _listen_all(self, share_port: bool) -> None:
+        try:
+            for endpoint, tls in self._endpoints:
+                port = self._listen(endpoint, tls, share_port)
+                self.ports.append(port)
+                if tls is not None:
+                    self.tls_ports.append(port)
+        except WebError:
+            self.stop_listening()
+            raise
+
+    def _listen(self, endpoint: str, tls: Any, share_port: bool) -> IListeningPort:
+        try:
+            listening = listen(
+                self._reactor,
+                endpoint,
+                self.factory,
+                mptcp=self._mptcp,
+                share_port=share_port,
+                tls=tls,
+            )
+        except Exception as reason:
+            raise WebError(f"{endpoint!r} is no endpoint to listen on: {reason}") from None
+        ports: list[IListeningPort] = []
+        failures: list[Failure] = []
+        listening.addCallbacks(ports.append, failures.append)
+        if failures:
+            raise WebError(_why_not(endpoint, failures[0], tls is not None))
+        if not isinstance(ports[0].getHost(), IPv4Address | IPv6Address):
+            ports[0].stopListening()
+            raise WebError(
+                f"{endpoint!r} has no TCP port; audio is sent to the address a listener connects "
+                "from, so listen on one such as tcp:8080"
+            )
+        return ports[0]
 
 
-def _why_not(endpoint: str, failure: Failure) -> str:
+def _status(connection: GuardedConnection, now: float) -> ConnectionStatus:
+    peer = connection.getPeer()  # type: ignore[no-untyped-call]
+    info = connection.info()
+    return ConnectionStatus(
+        host=str(getattr(peer, "host", "")),
+        port=int(getattr(peer, "port", 0)),
+        secure=connection.secure,
+        age_s=now - connection.since,
+        idle_s=now - connection.heard,
+        bytes_received=connection.bytes_received,
+        bytes_sent=connection.bytes_sent,
+        rtt_ms=info.rtt_ms if info else None,
+        retransmitted=info.retransmitted if info else None,
+    )
+
+
+def _why_not(endpoint: str, failure: Failure, secure: bool) -> str:
     reason = failure.value
     if isinstance(reason, error.CannotListenError):
         where = f"{reason.interface or '*'}:{reason.port}"
         cause = getattr(reason.socketError, "strerror", None) or reason.socketError
         return (
             f"cannot listen on {where} ({endpoint}): {cause}; is another m32net running? "
-            "Choose another with --http"
+            f"Choose another with {'--https' if secure else '--http'}"
         )
     return f"cannot listen on {endpoint}: {reason}"

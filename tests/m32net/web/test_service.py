@@ -19,9 +19,12 @@ from twisted.trial import unittest
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from m32net.web import service
 from m32net.web.answers import MAX_BODY
-from m32net.web.service import BoundedConnections, BoundedSite, WebError, WebService
+from m32net.web.service import WebError, WebService, refusal
+from m32net.web.site import BoundedSite, Deadlines
+from protocols.tcp import protocol as tcp_protocol
+from protocols.tcp.admission import AdmissionLimits, Verdict
+from protocols.tcp.protocol import Guard, GuardedFactory
 from tests.m32net.web.case import WebCase
 
 
@@ -38,8 +41,8 @@ class Echo(Resource):
 class Line:
     """One connection to the site, in memory."""
 
-    def __init__(self, factory: BoundedConnections) -> None:
-        self.transport = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.5", 4000))
+    def __init__(self, factory: GuardedFactory, host: str = "192.0.2.5") -> None:
+        self.transport = StringTransport(peerAddress=IPv4Address("TCP", host, 4000))
         self.protocol = factory.buildProtocol(self.transport.getPeer())
         if self.protocol is not None:
             self.protocol.makeConnection(self.transport)
@@ -64,15 +67,24 @@ def error_of(answer: bytes) -> tuple[bytes, dict[str, str]]:
     return head.splitlines()[0], json.loads(body)["error"]
 
 
+def guarded(root: Resource, clock: Clock, limits: AdmissionLimits) -> GuardedFactory:
+    """The site behind its guard, as WebService makes it."""
+    guard = Guard(clock, limits, refuse=lambda verdict, wait_s: refusal(limits, verdict, wait_s))
+    return GuardedFactory(BoundedSite(root, clock), guard)
+
+
 class SiteCase(unittest.SynchronousTestCase):
+    limits = AdmissionLimits(max_connections=3, per_minute=1000)
+
     def setUp(self) -> None:
         self.clock = Clock()
-        self.factory = BoundedConnections(BoundedSite(Echo(), self.clock), self.clock, 3)
+        self.factory = guarded(Echo(), self.clock, self.limits)
+        self.guard = self.factory.guard
         self.lines: list[Line] = []
         self.addCleanup(lambda: [line.lose() for line in self.lines])
 
-    def line(self) -> Line:
-        line = Line(self.factory)
+    def line(self, host: str = "192.0.2.5") -> Line:
+        line = Line(self.factory, host)
         if line.protocol is not None:
             self.lines.append(line)
         return line
@@ -138,7 +150,8 @@ class Connections(SiteCase):
         self.assertEqual(status, b"HTTP/1.1 503 Service Unavailable")
         self.assertEqual(error["code"], "too_many_connections")
         self.assertTrue(extra.closing)
-        self.assertEqual((self.factory.accepted, self.factory.refused), (3, 1))
+        counts = self.guard.admission.counts
+        self.assertEqual((counts[Verdict.ADMIT], counts[Verdict.FULL]), (3, 1))
         self.lines.remove(lines[0])
         lines[0].lose()
         self.assertIn(b"200 OK", self.line().send(self.GET))
@@ -147,25 +160,26 @@ class Connections(SiteCase):
         for _ in range(3):
             self.line()
         extra = self.line()
-        self.clock.advance(service.REFUSAL_S)
+        self.clock.advance(tcp_protocol.REFUSAL_S)
         self.assertTrue(extra.closing)
 
     def test_refusals_are_bounded_too(self) -> None:
-        self.patch(service, "MAX_REFUSALS", 2)
+        self.patch(tcp_protocol, "MAX_REFUSALS", 2)
         for _ in range(5):
             self.line()
         self.assertIsNone(self.line().protocol)
-        self.assertEqual(self.factory.refused, 3)
+        self.assertEqual(self.guard.admission.counts[Verdict.FULL], 3)
+        self.assertEqual(self.guard.untold, 1)
 
     def test_idle(self) -> None:
         line = self.line()
         line.send(self.GET)
-        self.clock.advance(service.IDLE_S + 1)
+        self.clock.advance(Deadlines().idle_s + 1)
         self.assertTrue(line.closing)
 
     def test_close_all(self) -> None:
         lines = [self.line() for _ in range(3)]
-        self.factory.close_all()
+        self.guard.close_all()
         self.assertTrue(all(line.closing for line in lines))
 
 
@@ -174,7 +188,7 @@ class Wire(WebCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.factory = BoundedConnections(BoundedSite(self.root, self.clock), self.clock, 10**6)
+        self.factory = guarded(self.root, self.clock, AdmissionLimits(10**6, per_minute=10**6))
 
     def answer(self, method: bytes, path: bytes, host: bytes) -> bytes:
         line = Line(self.factory)
@@ -267,7 +281,7 @@ class Real(unittest.TestCase):
         factory.protocol = WebSocketServerProtocol
         root = Resource()
         root.putChild(b"ws", WebSocketResource(factory))
-        web = self.start(root, max_connections=1)
+        web = self.start(root, limits=AdmissionLimits(max_connections=1))
         handshake = (
             b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -1,0 +1,217 @@
+"""The HTTP side of a connection: bounded bodies, and requests that must be complete in time.
+
+A client that dribbles its request, or says nothing, holds a place only for as long as
+:class:`Deadlines` says, TLS handshake included.  Once a request is complete, its answer and what
+becomes of the connection, such as a WebSocket, are under no deadline of this module.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http import Request as HttpRequest
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+from m32net.log import RoomLog
+from m32net.web.answers import JSON, MAX_BODY
+from m32net.web.bodies import ErrorBody, ErrorDetail
+
+GRACE_BYTES: Final = 8 * MAX_BODY
+"""Of a body too large: read and dropped up to here, so that the client gets to see the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long an HTTP connection may take, in seconds.
+
+    :ivar first_byte_s: from being accepted to the first byte of a request; a TLS handshake falls
+        in here.  A browser opens connections in advance and uses them well within this time, or
+        opens another one.
+    :ivar request_s: from the first byte of a request to its last one, however they come.  The
+        largest body, 1 MiB, then needs 52 kB/s; those of this server have a few hundred bytes.
+    :ivar idle_s: of silence between requests.
+    :ivar closing_s: for a peer to take the rest of its answer once the connection is to end.
+    """
+
+    first_byte_s: float = 10.0
+    request_s: float = 20.0
+    idle_s: float = 60.0
+    closing_s: float = 60.0
+
+
+def raw_error(status: bytes, code: str, message: str, retry_s: int = 6) -> bytes:
+    """A complete HTTP error answer, for where there is no request to write it to."""
+    body = msgspec.json.encode(ErrorBody(ErrorDetail(code, message)))
+    head = (
+        b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
+        b"Retry-After: %d\r\nConnection: close\r\n\r\n"
+    )
+    return head % (status, JSON.encode(), len(body), retry_s) + body
+
+
+class BoundedRequest(Request):
+    """A request whose body has at most :data:`MAX_BODY` bytes.
+
+    More is answered with 413 at once, whether the length was announced or not.
+    """
+
+    _excess = 0
+
+    def gotLength(self, length: int | None) -> None:
+        super().gotLength(0 if length is None else min(length, MAX_BODY))  # type: ignore[no-untyped-call]
+        if length is not None and length > MAX_BODY:
+            self._refuse()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self._excess:
+            self._excess += len(data)
+            if self._excess > GRACE_BYTES:
+                self.channel.loseConnection()  # type: ignore[no-untyped-call]
+            return
+        assert self.content is not None
+        if self.content.tell() + len(data) > MAX_BODY:
+            self._refuse()
+            return
+        super().handleContentChunk(data)  # type: ignore[no-untyped-call]
+
+    def _refuse(self) -> None:
+        self._excess = 1
+        self.requestHeaders.removeHeader("Expect")
+        message = f"the body has more than {MAX_BODY} bytes"
+        assert self.channel is not None and self.channel.transport is not None
+        self.channel.transport.write(
+            raw_error(b"413 Request Entity Too Large", "too_large", message)
+        )
+
+    def process(self) -> None:
+        if self._excess:
+            self.channel.loseConnection()  # type: ignore[no-untyped-call]
+            return
+        super().process()  # type: ignore[no-untyped-call]
+
+
+class Phase(enum.Enum):
+    """What an HTTP connection is doing."""
+
+    SILENT = "silent"
+    """Nothing of a request has come yet."""
+    READING = "reading"
+    """A request is coming."""
+    ANSWERING = "answering"
+    """It has come; the server is at it, or a WebSocket has taken over."""
+    IDLE = "idle"
+    """Between requests."""
+    CLOSING = "closing"
+
+
+class BoundedChannel(HTTPChannel):
+    """HTTP/1.1 whose requests have a deadline.
+
+    :ivar phase: what it is doing.
+    """
+
+    phase = Phase.SILENT
+    site: BoundedSite
+    _deadline: Any = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()  # type: ignore[no-untyped-call]
+        self._within(self.site.deadlines.first_byte_s)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.phase in {Phase.SILENT, Phase.IDLE}:
+            self._read()
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
+
+    def allContentReceived(self) -> None:
+        self.phase = Phase.ANSWERING
+        self._within(None)
+        super().allContentReceived()  # type: ignore[no-untyped-call]
+
+    def requestDone(self, request: HttpRequest) -> None:
+        self.phase = Phase.IDLE
+        super().requestDone(request)  # type: ignore[no-untyped-call]
+        # What had already come of the next request counts from now on.
+        if self.phase is Phase.IDLE and (self.requests or self._buffer):
+            self._read()
+
+    def timeoutConnection(self) -> None:
+        """Between requests for too long; said in the log by nobody, since it is ordinary."""
+        self.loseConnection()
+
+    def loseConnection(self) -> None:
+        super().loseConnection()  # type: ignore[no-untyped-call]
+        if self.phase is not Phase.CLOSING:
+            self.phase = Phase.CLOSING
+            self._within(self.site.deadlines.closing_s)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.phase = Phase.CLOSING
+        self._within(None)
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+    def _read(self) -> None:
+        self.phase = Phase.READING
+        self._within(self.site.deadlines.request_s)
+
+    def _within(self, seconds: float | None) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
+        if seconds is not None:
+            self._deadline = self.callLater(seconds, self._late)  # type: ignore[no-untyped-call]
+
+    def _late(self) -> None:
+        """Too slow: told so if a request had begun, and gone if it does not take that."""
+        if self.transport is None:
+            return
+        if self.phase is Phase.CLOSING:
+            self.transport.abortConnection()  # type: ignore[attr-defined]
+            return
+        self.site.late += 1
+        if self.phase is Phase.READING:
+            message = f"the request did not come within {self.site.deadlines.request_s:g} s"
+            self.transport.write(raw_error(b"408 Request Timeout", "too_slow", message))
+        super().loseConnection()  # type: ignore[no-untyped-call]
+        self.phase = Phase.CLOSING
+        self._within(min(5.0, self.site.deadlines.closing_s))
+
+
+class BoundedSite(Site):
+    """The site: bounded bodies and times, and requests in the log at level debug only.
+
+    :ivar late: connections ended because a request did not come in time.
+    """
+
+    requestFactory = BoundedRequest
+    protocol = BoundedChannel  # type: ignore[assignment]
+    _log = RoomLog(namespace="m32net.web")
+
+    def __init__(
+        self, root: IResource, clock: IReactorTime, deadlines: Deadlines | None = None
+    ) -> None:
+        self.deadlines = deadlines or Deadlines()
+        self.late = 0
+        super().__init__(root, timeout=self.deadlines.idle_s, reactor=clock)  # type: ignore[no-untyped-call]
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """By ALPN (RFC 7301): what the bounds hold for."""
+        return [b"http/1.1"]
+
+    def log(self, request: HttpRequest) -> None:
+        self._log.debug(
+            "web: {host} {method} {uri} {code} {octets}",
+            host=getattr(request.client, "host", "-"),
+            method=request.method,
+            uri=request.uri,
+            code=request.code,
+            octets=request.sentLength,
+        )
