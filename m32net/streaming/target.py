@@ -84,9 +84,11 @@ class OtherServer:
 
     def __init__(self, agent: IAgent, base: str, label: str, token: str | None = None) -> None:
         self._client = HTTPClient(agent)
-        self._base = base
+        self.base = base
         self._label = label
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers: dict[bytes | str, bytes | str] = {}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
 
     async def look(self) -> Facts:
         """Whether it is an m32net that is well, and what it has.
@@ -144,13 +146,13 @@ class OtherServer:
     async def call(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """Status and body of one request; a redirect is not followed."""
         more: dict[str, Any] = {}
-        headers: dict[bytes | str, bytes | str] = {**self._headers}
+        headers = self._headers.copy()
         if body is not None:
             headers["Content-Type"] = "application/json"
             more["data"] = msgspec.json.encode(body)
         response: Any = await self._client.request(
             method,
-            self._base + path,
+            self.base + path,
             headers=headers,
             timeout=TIMEOUT_S,
             allow_redirects=False,

@@ -16,17 +16,18 @@ from werkzeug.exceptions import HTTPException
 from m32net.interfaces import IConnections, IListeners, IMigration, IServerStatus, ITrust
 from m32net.settings import ISettings
 from m32net.web.admin import AdminRoutes
-from m32net.web.answers import LongAnswers, error_answer
+from m32net.web.answers import LongAnswers, error_answer, is_secure
 from m32net.web.app import ErrorRoutes, app
 from m32net.web.auth import Auth
 from m32net.web.connections import ConnectionRoutes
 from m32net.web.headers import set_headers
+from m32net.web.migration import MigrationRoutes
 from m32net.web.moved import moved_answer, moves
 from m32net.web.pages import PageRoutes, static_files
 from m32net.web.trust import TrustRoutes
 
 
-class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, PageRoutes, ErrorRoutes):
+class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, MigrationRoutes, PageRoutes, ErrorRoutes):
     """The REST interface and the pages.
 
     :param metrics: makes the text of ``/metrics``.
@@ -76,9 +77,11 @@ class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, PageRoutes, ErrorRoutes
         """The resource for the site: ``control`` (the WebSocket) at ``/ws``, all else is REST."""
         return Root(Routes(self), control, hsts=self.hsts)
 
-    def moved_to(self) -> str | None:
-        """``HOST:PORT`` of the server newcomers are sent to, if the listeners move (CON-51)."""
-        return None if self.migration is None else self.migration.moved_to()
+    def moved_to(self, request: Request) -> str | None:
+        """URL of the server this newcomer is sent to, if the listeners move (CON-51)."""
+        if self.migration is None:
+            return None
+        return self.migration.moved_to(secure=is_secure(request))
 
 
 class Root(Resource):
@@ -118,7 +121,7 @@ class Routes(Resource):
             for text in (request.method, request.path, *(request.postpath or ())):
                 text.decode("utf-8")
             request.getRequestHostname().decode("ascii")  # type: ignore[no-untyped-call]
-            target = self._api.moved_to()
+            target = self._api.moved_to(request)
             if target is not None and moves(request, self._api.listeners):
                 return moved_answer(request, target)
             return self._klein.render(request)

@@ -11,6 +11,13 @@ from typing import Any, Final
 
 from m32net.settings import Channel, ChannelChange, ServerSettings, Thresholds
 from m32net.web import bodies
+from m32net.web.migration import (
+    ArrivalsBody,
+    MigrationBody,
+    MigrationOrder,
+    PeerBody,
+    SuccessionBody,
+)
 from m32net.web.trust import CERTIFICATE_TYPE, PEM_TYPE, PROFILE_TYPE, TrustBody
 
 JSON: Final = "application/json"
@@ -288,6 +295,56 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         "get", "/api/trust", "What this server proves itself with", answer=TrustBody, admin=True
+    ),
+    Operation(
+        "post",
+        "/api/migration",
+        "Move all listeners to another server (CON-51)",
+        answer=MigrationBody,
+        body=MigrationOrder,
+        admin=True,
+        refusals=(404, 409),
+    ),
+    Operation(
+        "get",
+        "/api/migration",
+        "How far that is",
+        answer=MigrationBody,
+        admin=True,
+        refusals=(404,),
+    ),
+    Operation(
+        "delete",
+        "/api/migration",
+        "Call it off: who has not moved stays",
+        answer=MigrationBody,
+        admin=True,
+        refusals=(404, 409),
+    ),
+    Operation(
+        "get",
+        "/api/peer",
+        "What this server says of itself to another one",
+        answer=PeerBody,
+        refusals=(404,),
+    ),
+    Operation(
+        "post",
+        "/api/peer/arrivals",
+        "Announce listeners that are about to come; with a server's client certificate",
+        answer=bodies.Done,
+        body=ArrivalsBody,
+        admin=True,
+        refusals=(404,),
+    ),
+    Operation(
+        "post",
+        "/api/succession",
+        "Have a successor on the same ports take new connections, or none",
+        answer=bodies.Done,
+        body=SuccessionBody,
+        admin=True,
+        refusals=(404, 409),
     ),
     Operation("get", "/api/cluster", "The nodes", answer=bodies.ClusterBody, admin=True),
     Operation("get", "/api/clock", "The clock", answer=bodies.ClockBody, admin=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -154,6 +155,7 @@ class FakeMigration:
     refusal: RefusedError | None = None
     begun: list[tuple[str, int, float, float]] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
+    listening: bool | None = None
 
     def begin(self, host: str, port: int, *, after_s: float, each_s: float) -> Deferred[None]:
         if self.refusal is not None:
@@ -170,11 +172,37 @@ class FakeMigration:
         self.now = MigrationStatus("cancelled", self.now.host, self.now.port)
         self.target = None
 
-    def moved_to(self) -> str | None:
-        return self.target
+    def moved_to(self, *, secure: bool = False) -> str | None:
+        if self.target is None:
+            return None
+        return f"https://{self.target}" if secure else f"http://{self.target}"
+
+    def introduction(self) -> Any:
+        return {"name": "m32-server", "free_places": 20}
+
+    def listen(self, wanted: bool) -> Deferred[None]:
+        self.listening = wanted
+        return succeed(None)
 
     def expect(self, arrivals: Sequence[Arrival]) -> None:
         self.arrivals += arrivals
+
+    def introduction(self) -> Any:
+        return SimpleNamespace(
+            name="stage-b",
+            version="1",
+            node_id="n",
+            instance="i",
+            channels=(1, 2),
+            free_places=3,
+            https_port=8443,
+        )
+
+    def listen(self, wanted: bool) -> Deferred[None]:
+        if self.refusal is not None:
+            return fail(self.refusal)
+        self.listening = wanted
+        return succeed(None)
 
 
 @dataclass

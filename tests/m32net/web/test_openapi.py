@@ -25,6 +25,11 @@ BODIES: dict[tuple[str, str], Any] = {
     ("put", "/api/audio-config"): {"codec": "L16", "reason": "test"},
     ("put", "/api/settings"): {"dscp": 0},
     ("post", "/api/message"): {"reason": "Pause", "minutes": 5},
+    ("post", "/api/migration"): {"host": "192.0.2.7", "port": 8080, "after_s": 5},
+    ("post", "/api/peer/arrivals"): {
+        "arrivals": [{"client_id": "c", "token": "t" * 43, "name": "Änne", "host": "192.0.2.9"}]
+    },
+    ("post", "/api/succession"): {"listen": True},
 }
 """A good body for every route that takes one."""
 
