@@ -186,8 +186,14 @@ class IMigration(Protocol):
         """Take new listeners again, and tell those that have not moved to stay."""
         ...
 
-    def moved_to(self) -> str | None:
-        """``HOST:PORT`` of the server new listeners are sent to; None: they may stay here."""
+    def moved_to(self, *, secure: bool = False) -> str | None:
+        """``http://HOST:PORT`` of the server newcomers are sent to; None: they may stay here.
+
+        None also while this server's successor takes over its address: who connects anew gets
+        there without being sent.
+
+        :param secure: for somebody who came over TLS: ``https`` where the other server has it.
+        """
         ...
 
     def expect(self, arrivals: Sequence[Arrival]) -> None:

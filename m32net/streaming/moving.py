@@ -115,9 +115,13 @@ class MigrationService(Service):
         self.core.cancel()
         self._carry_out()
 
-    def moved_to(self) -> str | None:
+    def moved_to(self, *, secure: bool = False) -> str | None:
         target = self.core.target()
-        return None if target is None else f"{target[0]}:{target[1]}"
+        if target is None or self._target is None or self._to_successor:
+            return None
+        if secure and self._secure_port is not None:
+            return f"https://{target[0]}:{self._secure_port}"
+        return self._target.base
 
     def expect(self, arrivals: Sequence[Arrival]) -> None:
         self._streaming.registry.door.expect(arrivals, self.seconds())

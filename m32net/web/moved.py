@@ -12,7 +12,7 @@ from typing import Final
 from twisted.web.server import Request
 
 from m32net.interfaces import IListeners
-from m32net.web.answers import error_answer, is_secure, set_header
+from m32net.web.answers import error_answer, set_header
 
 MOVED: Final = frozenset({"/", "/audio-meta", "/jitter-thresholds"})
 _SDP: Final = ("/sdp/", ".sdp")
@@ -29,21 +29,17 @@ def moves(request: Request, listeners: IListeners) -> bool:
     return path in MOVED
 
 
-def base_url(target: str, secure: bool) -> str:
-    """``HOST:PORT`` as a URL without a path; a target that is a URL already keeps its scheme."""
-    if "://" in target:
-        return target.rstrip("/")
-    return f"{'https' if secure else 'http'}://{target}"
-
-
 def moved_answer(request: Request, target: str) -> bytes:
-    """307 to the same address on the other server."""
-    url = base_url(target, is_secure(request)) + request.path.decode("utf-8", "replace")
+    """307 to the same address on the other server.
+
+    :param target: its URL without a path.
+    """
+    url = target + request.path.decode("utf-8", "replace")
     _, asked, query = request.uri.partition(b"?")
     if asked:
         url += "?" + query.decode("latin-1")
     set_header(request, "Location", url)
-    # The successor may have this very address and port: then only a new connection reaches it.
+    # Nothing more is for this server, which is to be stopped: it need not keep the connection.
     set_header(request, "Connection", "close")
     request.channel.persistent = False
     return error_answer(request, 307, "moved", f"the listeners move to {target}; look there")

@@ -13,9 +13,8 @@ from twisted.web.http import CACHED
 from twisted.web.server import Request
 
 from m32net.interfaces import IServerStatus, RefusedError
-from m32net.web.answers import JSON, answer, is_secure, set_header, takes_gzip
+from m32net.web.answers import JSON, answer, set_header, takes_gzip
 from m32net.web.app import app
-from m32net.web.moved import base_url
 from m32net.web.openapi import document
 from protocols.compression import gzip
 
@@ -88,8 +87,8 @@ class PageRoutes:
     qr_svg: Callable[[str], bytes]
     files: Mapping[str, StaticFile]
 
-    def moved_to(self) -> str | None:
-        """Where newcomers are sent; None: they may stay here."""
+    def moved_to(self, request: Request) -> str | None:
+        """URL of the server newcomers are sent to; None: they may stay here."""
         raise NotImplementedError
 
     @app.route("/", methods=["GET"])
@@ -112,8 +111,8 @@ class PageRoutes:
 
     @app.route("/qr.svg", methods=["GET"])
     def qr(self, request: Request) -> bytes:
-        target = self.moved_to()
-        url = self.status.page_url if target is None else f"{base_url(target, is_secure(request))}/"
+        target = self.moved_to(request)
+        url = self.status.page_url if target is None else f"{target}/"
         return answer(request, self.qr_svg(url), _TYPES["svg"])
 
     @app.route("/openapi.json", methods=["GET"])
