@@ -201,7 +201,7 @@ def why_renew(pair: Pair, authority: x509.Certificate, names: Names, now: dateti
     if names_of(certificate) != names:
         return "names or addresses have changed"
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if now < begin:
+    if now < begin and begin > authority.not_valid_before_utc:
         return "it is not valid yet"
     longer = min(now + LIFE, authority.not_valid_after_utc) > end
     if end - now < (end - begin) / 3 and longer:
