@@ -25,6 +25,9 @@ at most; opening a format's encoders takes a tenth of a second."""
 HUNG_S: Final = 10.0
 """Without a turn of the engine for so long it hangs: a turn takes 50 ms while it encodes and at
 most a second while it rests, but a driver may take some seconds to open a device again."""
+START_S: Final = 60.0
+"""Before its first turn the engine opens the device or renders the demo: that long on a machine
+with other things to do."""
 DROPS_S: Final = 10.0
 SOME_DROPPED: Final = 0.01
 """The product's promise is less than 1 % loss; a server that drops more by itself breaks it."""
@@ -90,6 +93,10 @@ class Delivery:
         """Since the engine was last seen to turn."""
         return now - self._turn_at
 
+    def hangs(self, now: float) -> bool:
+        """Whether the engine has not turned for longer than anything takes it."""
+        return self.turn_age_s(now) > (HUNG_S if self._last.turns else START_S)
+
     def dropped_share(self) -> float:
         """Of the last ten seconds' packets, those that the kernel did not take: 0 to 1."""
         if not self._recent:
@@ -109,7 +116,7 @@ class Delivery:
         """What makes it unhealthy, and what degrades it."""
         bad: list[str] = []
         poor: list[str] = []
-        if self.turn_age_s(now) > HUNG_S:
+        if self.hangs(now):
             bad.append(f"the audio engine has hung for {self.turn_age_s(now):.0f} s")
         elif self.frame_age_s(now) > STALLED_S:
             bad.append(
@@ -169,7 +176,7 @@ class DeliveryWatch(Service):
         """False once only a restart helps: the engine hangs, or encodes and delivers nothing."""
         now = self._seconds()
         silent = self.delivery.frame_age_s(now) > HUNG_S and self._encoding()
-        return self.delivery.turn_age_s(now) <= HUNG_S and not silent
+        return not self.delivery.hangs(now) and not silent
 
     def health(self) -> Health:
         """Unhealthy when nothing is delivered, degraded when something is missing."""

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
-from m32net.ops.delivery import HUNG_S, LOOK_S, STALLED_S, Counters, Delivery, DeliveryWatch
+from m32net.ops.delivery import (
+    HUNG_S,
+    LOOK_S,
+    STALLED_S,
+    START_S,
+    Counters,
+    Delivery,
+    DeliveryWatch,
+)
 
 
 class Watch(unittest.SynchronousTestCase):
@@ -83,6 +91,13 @@ class Watch(unittest.SynchronousTestCase):
         self.assertIn("hung for 11 s", health.reasons[0])
         self.pass_time(1, turns=1)
         self.assertEqual((self.state(), self.watch.alive()), ("healthy", True))
+
+    def test_a_slow_start_is_no_hang(self) -> None:
+        """CON-40: devices take seconds to open; a minute is too long."""
+        self.pass_time(START_S)
+        self.assertEqual((self.state(), self.watch.alive()), ("healthy", True))
+        self.pass_time(1)
+        self.assertEqual((self.state(), self.watch.alive()), ("unhealthy", False))
 
     def test_kernel_takes_few(self) -> None:
         """CON-40: some packets dropped: degraded; most: the fan-out cannot send."""
