@@ -51,6 +51,20 @@ class LatencyMeter:
         while self._waiting and (
             len(self._waiting) > _MAX_WAITING or arrival_ns - self._waiting[0][0] > _WAIT_NS
         ):
+            self._file(1)
+
+    def follow(self, other: LatencyMeter) -> None:
+        """From now on it is the stream and the server's clock that ``other`` has measured.
+
+        What was measured so far is filed with the clock it was measured by.
+        """
+        self._file(len(self._waiting))
+        self.offset_ns = other.offset_ns
+        self._last = other._last
+        self._waiting.extend(other._waiting)
+
+    def _file(self, count: int) -> None:
+        for _ in range(count):
             difference = self._waiting.popleft()[1]
             if self.offset_ns is not None:
                 self._count += 1

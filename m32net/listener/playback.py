@@ -145,43 +145,66 @@ class DriftControl:
         return self.correction
 
 
-class Speaker:
-    """Plays stereo blocks of any rate on a ring's reader of a fixed rate.
+class Resampled:
+    """Stereo blocks of one stream at the rate of the sound card.
 
     :param rate: of the blocks, in Hz.
     :param device_rate: of the sound card.
-    :param target_s: how much to keep in the ring.
     """
 
-    def __init__(self, rate: int, device_rate: int, target_s: float) -> None:
-        wanted = round(target_s * device_rate)
-        self.ring = StereoRing(round(RING_S * device_rate), device_rate, wanted)
-        self.drift = DriftControl(target_s)
-        self._rate = rate
-        self._device_rate = device_rate
+    def __init__(self, rate: int, device_rate: int) -> None:
+        self.rate = rate
+        self.device_rate = device_rate
         self._resampler = soxr.ResampleStream(
             rate * (1 + MAX_CORRECTION), device_rate, 2, dtype="float32", quality="HQ", vr=True
         )
         self._resampler.set_io_ratio(rate, device_rate, 0)
         # its first output comes late; filled with silence, as much comes out as goes in
         self._resampler.resample_chunk(np.zeros((rate // 10, 2), np.float32))
+
+    def __call__(self, block: Stereo, correction: float) -> Stereo:
+        """The next block, played faster by ``correction``."""
+        self._resampler.set_io_ratio(self.rate * (1 + correction), self.device_rate, len(block))
+        found: Stereo = self._resampler.resample_chunk(np.ascontiguousarray(block))
+        return found
+
+
+class Speaker:
+    """Plays on a ring's reader of a fixed rate, and keeps what waits there at its level.
+
+    :param device_rate: of the sound card.
+    :param target_s: how much to keep in the ring.
+    """
+
+    def __init__(self, device_rate: int, target_s: float) -> None:
+        self.rate = device_rate
+        wanted = round(target_s * device_rate)
+        self.ring = StereoRing(round(RING_S * device_rate), device_rate, wanted)
+        self.drift = DriftControl(target_s)
         self._primed = False
 
     @property
     def level_s(self) -> float:
         """What the ring holds, in s."""
-        return len(self.ring) / self._device_rate
+        return len(self.ring) / self.rate
 
-    def write(self, block: Stereo) -> None:
-        """Play a block after those before it."""
+    def steer(self, elapsed_s: float) -> float:
+        """How much faster what comes next is to be played; called once a block.
+
+        :param elapsed_s: length of the block.
+        """
+        self._prime()
+        return self.drift.update(self.level_s, elapsed_s)
+
+    def play(self, samples: Stereo) -> None:
+        """Play samples of the sound card's rate after those before them."""
+        self._prime()
+        self.ring.write(samples)
+
+    def _prime(self) -> None:
         if not self._primed:
             self._primed = True  # start at the wanted level instead of waiting for the control
-            self.ring.write(
-                np.zeros((round(self.drift.target_s * self._device_rate), 2), np.float32)
-            )
-        correction = self.drift.update(self.level_s, len(block) / self._rate)
-        self._resampler.set_io_ratio(self._rate * (1 + correction), self._device_rate, len(block))
-        self.ring.write(self._resampler.resample_chunk(np.ascontiguousarray(block)))
+            self.ring.write(np.zeros((round(self.drift.target_s * self.rate), 2), np.float32))
 
 
 class SoundCard:

@@ -16,10 +16,10 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
+from m32net.listener.chain import Chain
 from m32net.listener.decode import OpusUnavailable
-from m32net.listener.delay import PlayoutDelay
-from m32net.listener.depacketize import StreamPlan
 from m32net.listener.figures import Figures
+from m32net.listener.flow import LONG_STOPPED_S, Flow
 from m32net.listener.held import HeldBack
 from m32net.listener.latency import LatencyMeter
 from m32net.listener.outputs import Outputs
@@ -78,9 +78,10 @@ class Receiver:
     ) -> None:
         self.outputs = outputs or Outputs()
         self.latency = LatencyMeter()
-        self.reception: StreamReception | None = None
-        self.stream: Stream | None = None
-        self.late = 0
+        self.flow: Flow | None = None
+        """What is heard."""
+        self.coming: Flow | None = None
+        """What is to follow it."""
         self.instead_of: int | None = None
         self._reactor = reactor
         self._interface = interface
@@ -94,13 +95,14 @@ class Receiver:
         self._realtime_ns = realtime_ns
         self._sockets = self._sockets_at(port)
         self._before = Totals()  # of streams that have ended
+        self._late_before = 0
         self._concealed_before_ms = 0.0
         self._skipped_before_ms = 0.0
         self._early: deque[Datagram] = deque(maxlen=MAX_EARLY)
         self._held = HeldBack(round(force_delay_ms * 1e6))
-        self._watch: PlayoutDelay | None = None
         self._pause_from_ns: int | None = None
-        self._server = ("", 0)
+        self._going_over = False
+        self._moved: Callable[[], object] = lambda: None
         self._report: IDelayedCall | None = None
         self._chain_call: IDelayedCall | None = None
         self._release: IDelayedCall | None = None
@@ -154,34 +156,89 @@ class Receiver:
 
     # -- what the control session says
 
+    @property
+    def stream(self) -> Stream | None:
+        """What is heard."""
+        return None if self.flow is None else self.flow.stream
+
+    @property
+    def reception(self) -> StreamReception | None:
+        return None if self.flow is None else self.flow.reception
+
     def listen_to(self, stream: Stream, host: str) -> None:
         """This flows from now on; the same as before goes on without a break.
 
         :param host: the server's address; audio from elsewhere is dropped.
         :raises RemoteProtocolError: the stream contradicts itself.
         """
-        self._server = (host, stream.rtp_port + 1)
-        self._sockets.only_from = (host, stream.rtp_port)
-        if self.stream is not None and _same_packets(self.stream, stream):
-            self.stream = stream
+        if self.flow is not None and self.flow.same_packets(stream, host):
+            self.flow.stream = stream
             return
-        plan = StreamPlan.of(stream, self._wanted)
+        flow = Flow(stream, host, self._wanted, self.latency)
+        self.leave_off()
         self._end_stream()
-        self.stream = stream
-        self.reception = StreamReception(plan, self.latency)
-        self._watch = PlayoutDelay(plan.frame / plan.clock_rate)
-        self._guard(lambda: self.outputs.begin(plan, self._thresholds))
-        early, self._early = list(self._early), deque(maxlen=MAX_EARLY)
-        self._process(
-            [one for one in early if one.address[0] == host and self.reception.knows(one.data)]
-        )
+        self.flow = flow
+        self._admit()
+        self._guard(lambda: self.outputs.begin(flow.plan, self._thresholds))
+        self._claim_early(lambda one: one.address[0] == host and flow.reception.knows(one.data))
         if self._report is None:
             self._schedule_report(initial=True)
+
+    def follow(
+        self, stream: Stream, host: str, latency: LatencyMeter, moved: Callable[[], object]
+    ) -> None:
+        """This flows beside what is heard, and is to take its place (CON-51).
+
+        It does as soon as it has been received well for a while, or as the other one stops; until
+        :meth:`leave_off` it may as well never do.
+
+        :param latency: by the other server's clock; taken over with the stream.
+        :param moved: called when what was heard so far may end.
+        :raises RemoteProtocolError: the stream contradicts itself.
+        :raises OpusUnavailable: it is Opus, and libopus is missing.
+        """
+        old = self.flow
+        if self.coming is not None and self.coming.same_packets(stream, host):
+            self.coming.stream = stream
+            return
+        self.leave_off()
+        stopped_s = None if old is None else old.stopped_s(self._realtime_ns())
+        if old is None or not old.plan.groups or not stream.groups:
+            stopped_s = LONG_STOPPED_S  # there is nothing to fade from, or to
+        if stopped_s is not None and stopped_s >= LONG_STOPPED_S:
+            self.listen_to(stream, host)
+            self.latency.follow(latency)
+            moved()
+            return
+        assert old is not None
+        flow = Flow(stream, host, self._wanted or old.plan.channels, latency)
+        if self.outputs.voice is not None:
+            self.outputs.prepare(flow.plan, self._thresholds)
+        self.coming, self._moved = flow, moved
+        self._admit()
+        self._claim_early(flow.owns)
+
+    def leave_off(self) -> None:
+        """What was to follow does not; what is heard goes on.  Nothing if it has begun to."""
+        if self.coming is not None and not self._going_over:
+            self.coming = None
+            self.outputs.give_up()
+            self._admit()
+
+    def _admit(self) -> None:
+        """Let in what the servers we listen to send, and nothing else."""
+        flows = [flow for flow in (self.flow, self.coming) if flow is not None]
+        self._sockets.only_from = tuple(flow.address for flow in flows)
+
+    def _claim_early(self, wanted: Callable[[Datagram], bool]) -> None:
+        """Take in what came before its announcement."""
+        early, self._early = list(self._early), deque(maxlen=MAX_EARLY)
+        self._process([one for one in early if wanted(one)])
 
     def set_thresholds(self, thresholds: Thresholds) -> None:
         """Other thresholds hold from now on (STR-27)."""
         self._thresholds = thresholds
-        for chain in self.outputs.chains:
+        for chain in self.outputs.all_chains:
             chain.set_thresholds(thresholds)
 
     def set_clock_offset(self, offset_ms: float) -> None:
@@ -209,42 +266,71 @@ class Receiver:
         self._schedule_release()
 
     def _process(self, datagrams: list[Datagram]) -> None:
-        reception = self.reception
-        if reception is None:
+        if self.flow is None:
             self._early.extend(datagrams)
             return
         behind_ns = self._realtime_ns() - self._monotonic_ns()
-        chains = self.outputs.chains
-        last = len(reception.plan.groups) - 1
+        flow, chains = self.flow, self.outputs.chains
+        coming = self.coming
         for one in datagrams:
+            if coming is not None:
+                flow, chains = self._whose(one, coming)
             arrival = (one.arrival_ns - behind_ns) / 1e9
-            packet = reception.receive(one.data, one.arrival_ns, arrival)
+            packet = flow.receive(one, arrival)
             if packet is None:
-                if len(one.data) >= 12 and not reception.knows(one.data):
+                if len(one.data) >= 12 and not flow.reception.knows(one.data):
                     self._early.append(one)
                 continue
             if self._pause_from_ns is not None:
                 self._bridge_pause(one.arrival_ns)
-            if packet.group == last:
-                self._watch_delay(packet.timestamp, arrival)
             for chain in chains:
                 chain.push(packet)
-        if chains:
+        if self.outputs.all_chains:
             self._run_chains()
+        elif coming is not None:
+            self._consider()
 
-    def _watch_delay(self, timestamp: int, arrival: float) -> None:
-        """What the delay of a jitter buffer would be, also when there is none."""
-        watch = self._watch
-        assert watch is not None and self.reception is not None
-        media_s = self.reception.media_time(timestamp) / self.reception.plan.clock_rate
-        if watch.started and arrival > watch.due(media_s):
-            self.late += 1
-        watch.observe(media_s, arrival)
+    def _whose(self, one: Datagram, coming: Flow) -> tuple[Flow, tuple[Chain, ...]]:
+        """Which of two flows a datagram belongs to: by its sender, then by its source."""
+        assert self.flow is not None
+        ours = self.outputs.coming is not None
+        if coming.owns(one) or (one.address == coming.address != self.flow.address):
+            return coming, self.outputs.coming.chains if ours and self.outputs.coming else ()
+        return self.flow, self.outputs.chains
+
+    def _consider(self) -> None:
+        """See whether the coming stream may take over, or has."""
+        if self.coming is None or self.flow is None:
+            return
+        if not self._going_over:
+            now_ns = self._realtime_ns()
+            stopped_s = self.flow.stopped_s(now_ns)
+            if not self.coming.filled(now_ns, hurry=stopped_s is not None):
+                return
+            self._going_over = True
+            if self.outputs.coming is not None:
+                self._guard(lambda: self.outputs.go_over(stopped_s))
+        if self.outputs.went_over:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """The cross-fade is over."""
+        assert self.flow is not None and self.coming is not None
+        self._sum_up()
+        self.outputs.take_over()
+        self.flow, self.coming = self.coming, None
+        self._going_over = False
+        self._pause_from_ns = None
+        self._discount()
+        self.latency.follow(self.flow.latency)
+        self.flow.reception.latency = self.latency
+        self._admit()
+        self._moved()
 
     def _bridge_pause(self, arrival_ns: int) -> None:
         """The first packet of a stream that follows another: recordings stay in time."""
-        assert self._pause_from_ns is not None and self.reception is not None
-        plan = self.reception.plan
+        assert self._pause_from_ns is not None and self.flow is not None
+        plan = self.flow.plan
         pause = (arrival_ns - self._pause_from_ns) / 1e9 - plan.frame / plan.clock_rate
         self._pause_from_ns = None
         self._guard(lambda: self.outputs.pad(pause))
@@ -254,7 +340,8 @@ class Receiver:
             self._chain_call.cancel()
         self._chain_call = None
         self._guard(self._run_outputs)
-        due = [at for chain in self.outputs.chains if (at := chain.next_timer()) is not None]
+        self._consider()
+        due = [at for chain in self.outputs.all_chains if (at := chain.next_timer()) is not None]
         if due:
             delay = max(0.0, min(due) - self._now())
             if self.outputs.live is not None:
@@ -263,7 +350,7 @@ class Receiver:
 
     def _run_outputs(self) -> None:
         now = self._now()
-        for chain in self.outputs.chains:
+        for chain in self.outputs.all_chains:
             chain.run(now)
         self.outputs.keep_playing()
 
@@ -272,24 +359,25 @@ class Receiver:
         try:
             step()
         except OUTPUT_ERRORS as error:
-            self.outputs.lossless = self.outputs.live = None
+            self.outputs.silence()
             self._failed(error)
 
     def _end_stream(self) -> None:
-        if self.reception is None:
+        if self.flow is None:
             return
-        self._before = self._before.plus(self.reception.totals())
-        self._concealed_before_ms = self._concealed_ms()
-        self._skipped_before_ms = self._skipped_ms()
-        self._pause_from_ns = self.reception.last_arrival_ns or self._pause_from_ns
+        self._going_over = False
+        self.leave_off()
+        self._sum_up()
+        self._pause_from_ns = self.flow.reception.last_arrival_ns or self._pause_from_ns
         self._guard(self.outputs.end)
-        self.reception = self.stream = None
+        self.flow = None
 
     # -- reports
 
     def _rtcp(self, compound: Compound, arrival_ns: int) -> None:
-        if self.reception is not None:
-            self.reception.sender_reports(compound, arrival_ns)
+        for flow in (self.flow, self.coming):
+            if flow is not None:
+                flow.reception.sender_reports(compound, arrival_ns)
 
     def _schedule_report(self, *, initial: bool = False) -> None:
         delay = report_interval(
@@ -305,53 +393,72 @@ class Receiver:
 
     def _send_report(self) -> None:
         self._schedule_report()
-        if self.reception is None:
-            return
-        blocks = self.reception.report_blocks(self._realtime_ns())
-        if not blocks:
-            return
-        for data in receiver_compounds(self._ssrc, blocks, f"m32net-listener-{self._ssrc:08x}"):
-            self._sockets.send_rtcp(data, self._server)
+        for flow in (self.flow, self.coming):
+            blocks = [] if flow is None else flow.reception.report_blocks(self._realtime_ns())
+            if flow is None or not blocks:
+                continue
+            name = f"m32net-listener-{self._ssrc:08x}"
+            for data in receiver_compounds(self._ssrc, blocks, name):
+                self._sockets.send_rtcp(data, flow.rtcp_address)
 
     # -- figures
 
     def figures(self) -> Figures:
         """A snapshot of everything."""
-        reception, live = self.reception, self.outputs.live
-        totals = self._before
-        if reception is not None:
-            totals = totals.plus(reception.totals())
-        delay = self._watch if live is None else live.buffer.delay
+        flow, live = self.flow, self.outputs.live
+        totals = self._before if flow is None else self._before.plus(flow.totals())
+        delay = None if flow is None else flow.watch
+        if live is not None:
+            delay = live.buffer.delay
         speaker = self.outputs.speaker
         return Figures(
             totals=totals,
-            jitter_ms=0.0 if reception is None else reception.jitter_ms,
+            jitter_ms=0.0 if flow is None else flow.reception.jitter_ms,
             latency_ms=self.latency.last_ms,
             buffer_ms=0.0 if delay is None else delay.target_ms,
             buffer_reason="nothing received yet" if delay is None else delay.reason,
             dropped=self._held.dropped,
-            late=self.late if live is None else live.buffer.counters.late,
-            concealed_ms=self._concealed_ms(),
-            skipped_ms=self._skipped_ms(),
+            late=self._late_before + self._late(),
+            concealed_ms=self._concealed_before_ms + self._concealed_ms(),
+            skipped_ms=self._skipped_before_ms + self._skipped_ms(),
             capture_ms=self._capture_ms(),
             underruns=None if speaker is None else speaker.ring.underruns,
             drift_ppm=None if speaker is None else speaker.drift.correction * 1e6,
         )
 
+    def _sum_up(self) -> None:
+        """The stream that flows is to count as one that has ended."""
+        assert self.flow is not None
+        self._before = self._before.plus(self.flow.totals())
+        self._late_before += self._late()
+        self._concealed_before_ms += self._concealed_ms()
+        self._skipped_before_ms += self._skipped_ms()
+
+    def _discount(self) -> None:
+        """The stream that flows now counts from here on."""
+        assert self.flow is not None
+        self.flow.count_from_now()
+        self._late_before -= self._late()
+        self._concealed_before_ms -= self._concealed_ms()
+        self._skipped_before_ms -= self._skipped_ms()
+
+    def _late(self) -> int:
+        if self.outputs.live is not None:
+            return self.outputs.live.buffer.counters.late
+        return 0 if self.flow is None else self.flow.late
+
     def _concealed_ms(self) -> float:
-        chains, reception = self.outputs.chains, self.reception
-        if reception is None or not chains:
-            return self._concealed_before_ms
-        plan = reception.plan
-        samples = max(chain.playout.concealed for chain in chains) / len(plan.channels)
-        return self._concealed_before_ms + samples * 1000 / plan.sample_rate
+        chains, flow = self.outputs.chains, self.flow
+        if flow is None or not chains:
+            return 0.0
+        samples = max(chain.playout.concealed for chain in chains) / len(flow.plan.channels)
+        return samples * 1000 / flow.plan.sample_rate
 
     def _skipped_ms(self) -> float:
-        if self.reception is None or self.outputs.live is None:
+        live, flow = self.outputs.live, self.flow
+        if flow is None or live is None:
             return 0.0
-        return (
-            self.outputs.live.buffer.counters.skipped_time * 1000 / self.reception.plan.clock_rate
-        )
+        return live.buffer.counters.skipped_time * 1000 / flow.plan.clock_rate
 
     def _capture_ms(self) -> float | None:
         """From capture to arrival; while playing to what the sound card puts out."""
@@ -361,9 +468,10 @@ class Receiver:
         live, speaker, card = self.outputs.live, self.outputs.speaker, self.outputs.card
         timestamp, at_ns = reception.last_timestamp, reception.last_arrival_ns or 0
         if live is not None and speaker is not None and card is not None:
-            if self.outputs.last_played is None:
+            assert self.outputs.voice is not None
+            if self.outputs.voice.last_played is None:
                 return None
-            timestamp = live.buffer.timestamp_of(self.outputs.last_played)
+            timestamp = live.buffer.timestamp_of(self.outputs.voice.last_played)
             ahead = speaker.level_s + card.latency_s
             at_ns = self._realtime_ns() + round(ahead * 1e9)
         captured_ns = reception.captured_ns(timestamp)
@@ -371,14 +479,3 @@ class Receiver:
 
     def _now(self) -> float:
         return self._monotonic_ns() / 1e9
-
-
-def _same_packets(one: Stream, other: Stream) -> bool:
-    """Whether two announcements mean the same RTP streams."""
-    return (one.codec, one.sample_rate, one.clock_rate, one.frame_ms, one.groups) == (
-        other.codec,
-        other.sample_rate,
-        other.clock_rate,
-        other.frame_ms,
-        other.groups,
-    )

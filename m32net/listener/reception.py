@@ -51,6 +51,11 @@ class Totals:
             *(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__)
         )
 
+    def less(self, other: Totals) -> Totals:
+        return Totals(
+            *(getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__)
+        )
+
 
 @dataclass(slots=True)
 class _Source:
@@ -79,6 +84,11 @@ class StreamReception:
             group.ssrc: _Source(group, ReceptionStatistics(plan.clock_rate))
             for group in plan.groups
         }
+
+    @property
+    def complete(self) -> bool:
+        """Whether every group has been heard."""
+        return all(source.statistics.started for source in self._sources.values())
 
     def knows(self, data: bytes) -> bool:
         """Whether a datagram's SSRC is one of the stream's."""

@@ -8,7 +8,7 @@ under the epoll, poll, select and asyncio reactors alike.  Sending audio is not 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -158,8 +158,8 @@ class RtpReceiver:
     :param port: UDP port for RTP; 0 picks a free pair.
     :param on_packets: called with the datagrams of each batch, unparsed.
     :param on_rtcp: called with the parsed packets and the arrival time (Unix, ns).
-    :param only_from: the sender's IPv4 address and RTP port (its RTCP port is the next one);
-        what comes from elsewhere is dropped and counted.
+    :param only_from: the senders' IPv4 addresses and RTP ports (the RTCP port is the next one);
+        what comes from elsewhere is dropped and counted.  None: from anybody.
     :ivar malformed: datagrams on the RTCP port that were no valid RTCP.
     :ivar foreign: datagrams from other addresses than ``only_from``.
     :ivar unsent: RTCP datagrams the kernel did not take.
@@ -175,7 +175,7 @@ class RtpReceiver:
         on_packets: Callable[[list[Datagram]], object],
         on_rtcp: Callable[[Compound, int], object],
         *,
-        only_from: Address | None = None,
+        only_from: Collection[Address] | None = None,
     ) -> None:
         self.malformed = 0
         self.foreign = 0
@@ -251,9 +251,8 @@ class RtpReceiver:
     def _wanted(self, datagrams: list[Datagram], port_offset: int) -> list[Datagram]:
         if self.only_from is None:
             return datagrams
-        host, port = self.only_from
-        only = (host, port + port_offset)
-        wanted = [datagram for datagram in datagrams if datagram.address == only]
+        senders = [(host, port + port_offset) for host, port in self.only_from]
+        wanted = [datagram for datagram in datagrams if datagram.address in senders]
         self.foreign += len(datagrams) - len(wanted)
         return wanted
 

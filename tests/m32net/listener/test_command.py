@@ -16,6 +16,7 @@ from twisted.trial import unittest
 
 from m32net.listener import command
 from m32net.listener.command import Listening, run
+from m32net.listener.depacketize import StreamPlan
 from m32net.listener.figures import Figures
 from m32net.listener.latency import LatencyMeter
 from m32net.listener.life import Life
@@ -27,6 +28,7 @@ from m32net.listener.report import Progress, status_line, summary_text
 from m32net.listener.session import ListenerError
 from m32net.listener.settings import ChannelMix, Mix, MixBook, save_book
 from m32net.listener.thresholds import Thresholds
+from m32net.listener.voice import Voice
 from tests.m32net.listener.streams import stream
 
 
@@ -357,7 +359,8 @@ class ReportTest(unittest.TestCase):
 
     def test_meters_are_shown_where_something_is_mixed(self) -> None:
         receiver = FakeReceiver(None, outputs=Outputs())
-        receiver.outputs._mixers = [Mixer((1,), 48_000)]
+        receiver.outputs.voice = Voice(StreamPlan.of(stream()))
+        receiver.outputs.voice.playing = Mixer((1,), 48_000)
         report = Progress(FakeSession(None, None, None, receiver), 0.0).take(1.0)
         self.assertEqual(report["master_peak_db"], (-120.0, -120.0))
         self.assertNotIn("underruns", report)

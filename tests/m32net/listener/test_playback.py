@@ -13,6 +13,7 @@ from m32net.listener.playback import (
     MAX_CORRECTION,
     DriftControl,
     PlaybackError,
+    Resampled,
     SoundCard,
     Speaker,
     StereoRing,
@@ -77,7 +78,7 @@ class DriftTest(unittest.TestCase):
     def play(
         self, rate: int, card: FakeCard, seconds: float
     ) -> tuple[Speaker, list[float], list[float]]:
-        speaker = Speaker(rate, card.rate, 0.015)
+        speaker, resampled = Speaker(card.rate, 0.015), Resampled(rate, card.rate)
         card.start(speaker.ring)
         levels, corrections, done = [], [], 0
         for number in range(round(seconds / 0.005)):
@@ -85,7 +86,8 @@ class DriftTest(unittest.TestCase):
             time = np.arange(done, done + n) / rate
             done += n
             tone = 0.5 * np.sin(2 * np.pi * 440 * time)
-            speaker.write(np.stack((tone, tone), axis=1).astype(np.float32))
+            block = np.stack((tone, tone), axis=1).astype(np.float32)
+            speaker.play(resampled(block, speaker.steer(n / rate)))
             card.advance(0.005)
             levels.append(speaker.level_s)
             corrections.append(speaker.drift.correction)

@@ -421,7 +421,7 @@ class MeasuringTest(unittest.TestCase):
 
     def test_only_the_servers_packets(self) -> None:
         rig = self.rig()
-        self.assertEqual(rig.sockets.only_from, (SERVER[0], source().stream.rtp_port))
+        self.assertEqual(rig.sockets.only_from, ((SERVER[0], source().stream.rtp_port),))
 
     def test_thresholds_reach_the_chains(self) -> None:
         card = FakeCard()

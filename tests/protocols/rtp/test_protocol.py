@@ -169,7 +169,7 @@ class RtpReceiverTests(ShellCase):
     def test_only_the_server_is_heard(self) -> None:
         """RTP from its RTP port, RTCP from the next; neither from elsewhere, forged or not."""
         server = free_pair()
-        receiver = self.receiver(only_from=("127.0.0.1", server))
+        receiver = self.receiver(only_from=[("127.0.0.1", server)])
         senders = [
             open_udp(host, port)
             for host, port in (
