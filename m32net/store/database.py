@@ -75,9 +75,10 @@ def migrations(schema: Traversable = SCHEMA) -> list[tuple[int, str, str]]:
     return steps
 
 
-def open_database(path: Path, schema: Traversable = SCHEMA) -> None:
+def open_database(path: Path, schema: Traversable = SCHEMA, *, may_migrate: bool = True) -> None:
     """Create, check and migrate the database at ``path``; its directory is made if missing.
 
+    :param may_migrate: False while another server, perhaps of an older version, uses it.
     :raises StoreError: one line for every reason it can't be used.
     """
     steps = migrations(schema)
@@ -91,6 +92,11 @@ def open_database(path: Path, schema: Traversable = SCHEMA) -> None:
             raise StoreError(
                 f"{path} was written by a newer m32net (version {version} of its tables, this "
                 f"program knows {len(steps)}); start that one, or use another --state-dir"
+            )
+        if steps[version:] and not may_migrate:
+            raise StoreError(
+                f"this version changes the tables of {path}, which the running server needs as "
+                "they are; stop that one first and start without --take-over"
             )
         for number, name, sql in steps[version:]:
             _migrate(connection, number, name, sql)

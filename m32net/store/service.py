@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredLock, inlineCallbacks, succeed
+from twisted.internet.defer import Deferred, DeferredLock, fail, inlineCallbacks, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
@@ -63,14 +63,16 @@ def open_settings(
     channels: int = 32,
     default_names: Sequence[str] = (),
     retention: Retention | None = None,
+    shared: bool = False,
 ) -> SettingsService:
     """Check, migrate and read the database, and make the service on it.  Blocks; for start-up.
 
+    :param shared: another server uses it now, so its tables must stay as they are.
     :param channels: how many the source has; settings of others stay in the database.
     :param default_names: of the channels the engineer has not named, instead of CH01, CH02….
     :raises StoreError: one clear line.
     """
-    open_database(path)
+    open_database(path, may_migrate=not shared)
     try:
         with closing(connect(path)) as connection:
             stored = rows.read_stored(connection)
@@ -96,6 +98,7 @@ class SettingsService(Service):
     :param path: of the file, for :meth:`save_password_now`.
     :param wall: Unix time in seconds.
     :ivar node_id: made on the first start and kept.
+    :ivar frozen: why nothing may be changed now, for people; empty: changes are taken.
     """
 
     _log = RoomLog()
@@ -124,6 +127,14 @@ class SettingsService(Service):
                 range(1, channels + 1), (*default_names, *[""] * channels), strict=False
             )
         }
+        self.frozen = ""
+        self._take(stored)
+        self.node_id = stored.node_id
+        self.history = History(database, self._writes, retention)
+        self._flushing = LoopingCall(self._flush)
+        self._flushing.clock = clock
+
+    def _take(self, stored: Stored) -> None:
         self._named = {i for i, row in stored.channels.items() if row.name is not None}
         self._channels = {
             i: stored.channels[i].channel(name)
@@ -135,10 +146,30 @@ class SettingsService(Service):
         self._thresholds = stored.thresholds
         self._settings = stored.settings
         self._has_users = stored.has_users
-        self.node_id = stored.node_id
-        self.history = History(database, self._writes, retention)
-        self._flushing = LoopingCall(self._flush)
-        self._flushing.clock = clock
+
+    def reload(self, *, who: str) -> Deferred[None]:
+        """Follow what another server has stored meanwhile; subscribers are told what differs."""
+
+        @inlineCallbacks
+        def step() -> Any:
+            stored = yield self._database.run(lambda cursor: rows.read_stored(cursor.connection))
+            audio, channels = self._audio_config, self._channels
+            thresholds, settings = self._thresholds, self._settings
+            self._take(stored)
+            if self._audio_config != audio:
+                self._tell(AudioConfigChanged(audio, self._audio_config, who, ""))
+            changed = frozenset(i for i, one in self._channels.items() if one != channels[i])
+            if changed:
+                mapping = any(self._channels[i].enabled != channels[i].enabled for i in changed)
+                self._tell(ChannelsChanged(self.channels, changed, mapping, who))
+            if self._thresholds != thresholds:
+                self._tell(ThresholdsChanged(self._thresholds, who))
+            if self._settings != settings:
+                before, after = map(msgspec.structs.asdict, (settings, self._settings))
+                names = frozenset(name for name in after if after[name] != before[name])
+                self._tell(ServerSettingsChanged(settings, self._settings, names, who))
+
+        return self._lock.run(step).addErrback(self._unreadable)
 
     # -- the current values ------------------------------------------------------------------------
 
@@ -282,6 +313,8 @@ class SettingsService(Service):
 
     def _in_turn(self, step: Callable[[], Deferred[T]]) -> Deferred[T]:
         """One change after the other, each seen through even if its caller loses interest."""
+        if self.frozen:
+            return fail(RefusedError("taking_over", self.frozen, 503))
         caller: Deferred[T] = Deferred()
         self._lock.run(step).addCallbacks(caller.callback, caller.errback)
         return caller

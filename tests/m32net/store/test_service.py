@@ -409,6 +409,57 @@ class Life(Settings):
         self.assertEqual(len(self.done(self.reopened().quality_history())), 1)
 
 
+class Sharing(Settings):
+    """CON-51: two servers on one file while one follows the other."""
+
+    def test_frozen(self) -> None:
+        """Nothing is changed by who must not; reading goes on."""
+        self.service.frozen = "the successor takes over"
+        for change in (
+            self.service.set_settings({"dscp": 1}, who="t"),
+            self.service.set_audio_config(AudioConfigChange(codec="L16"), who="t"),
+            self.service.set_channels([ChannelChange(1, name="x")], who="t"),
+            self.service.set_thresholds(Thresholds(1, 2), who="t"),
+            self.service.save_password("admin", "hash"),
+        ):
+            error = self.failureResultOf(change, RefusedError).value
+            self.assertEqual((error.code, error.status), ("taking_over", 503))
+        self.service.frozen = ""
+        self.assertEqual(self.done(self.service.set_settings({"dscp": 1}, who="t")).dscp, 1)
+
+    def test_reload(self) -> None:
+        """What the other one has stored is taken over, and told once."""
+        other = self.reopened()
+        self.done(other.set_settings({"dscp": 7}, who="t"))
+        self.done(other.set_audio_config(AudioConfigChange(codec="L16"), who="t"))
+        self.done(other.set_channels([ChannelChange(3, name="🥁", enabled=False)], who="t"))
+        self.done(other.set_thresholds(Thresholds(1, 2), who="t"))
+        self.assertEqual(self.service.settings.dscp, 46)
+        self.done(self.service.reload(who="the old server"))
+        self.assertEqual(self.service.settings.dscp, 7)
+        self.assertEqual(self.service.audio_config.codec, "L16")
+        self.assertEqual(self.service.channels[2].name, "🥁")
+        kinds = [AudioConfigChanged, ChannelsChanged, ThresholdsChanged, ServerSettingsChanged]
+        self.assertEqual([type(one) for one in self.heard], kinds)
+        self.assertTrue(self.heard[1].mapping_changed)
+        self.assertEqual(self.heard[3].changed, {"dscp"})
+        self.done(self.service.reload(who="the old server"))
+        self.assertEqual(len(self.heard), 4)
+        self.database.failure = sqlite3.OperationalError("disk I/O error")
+        self.failureResultOf(self.service.reload(who="t"), RefusedError)
+
+    def test_tables_stay_as_they_are(self) -> None:
+        """A newer version does not change the tables under the running server's feet."""
+        open_settings(self.path, reactor=reactor, shared=True)
+        with connect(self.path) as connection:
+            connection.execute("DELETE FROM schema_version")
+        connection.close()
+        error = self.assertRaises(
+            StoreError, open_settings, self.path, reactor=reactor, shared=True
+        )
+        self.assertIn("stop that one first", str(error))
+
+
 class RealThread(unittest.TestCase):
     @defer.inlineCallbacks
     def test_open_write_stop_open(self) -> Any:
