@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from zope.interface import implementer
 
 from m32net.audio.capture_clock import CaptureClock
-from m32net.audio.clock import AudioClock, WallTime, ns_to_samples
+from m32net.audio.clock import NS, AudioClock, WallTime, ns_to_samples
 from m32net.audio.events import AudioEvent, Emit, FewerChannels
 from m32net.audio.frame import AudioFrame, Samples
 from m32net.audio.ring import GRID, FrameRing
@@ -36,6 +37,8 @@ from m32net.audio.sources.source import LATE_NS, ISource, LossLog, SourceError, 
 RING_SAMPLES: Final = 10 * GRID
 """200 ms: the engine can be late by that much before anything is lost."""
 _OPENING_POLL_NS: Final = 20_000_000
+_PLUGGED_POLL_NS: Final = NS // 2
+"""How often a lost device's absence is doubted."""
 
 
 class WakeUp:
@@ -72,6 +75,18 @@ class _Opened:
     reason: str = ""
 
 
+def sound_cards() -> object:
+    """Another value when a sound card was plugged in or out: the time stamp of ``/dev/snd``.
+
+    Cheap and never waits, so it may be asked on the engine thread.  Cards of sound servers
+    (PulseAudio, PipeWire) that are no devices of this machine do not show.
+    """
+    try:
+        return Path("/dev/snd").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def _start_thread(body: Callable[[], None]) -> None:
     threading.Thread(target=body, name="m32net-device", daemon=True).start()
 
@@ -85,6 +100,7 @@ class DeviceSource:
     :param asked: channels to capture; fewer where the device has fewer.
     :param spawn: runs a body on another thread; for tests.
     :param random: 0..1, for the retry times.
+    :param cards: another value whenever a sound card came or went; asked while the device is lost.
     """
 
     def __init__(
@@ -98,6 +114,7 @@ class DeviceSource:
         spawn: Callable[[Callable[[], None]], None] = _start_thread,
         random: Callable[[], float] = random_module.random,
         wake_up: WakeUp | None = None,
+        cards: Callable[[], object] = sound_cards,
     ) -> None:
         self.name = f"device {device.name}"
         self.channels = min(asked, device.channels)
@@ -110,6 +127,9 @@ class DeviceSource:
         self._wanted = None if wanted is None or wanted.isdecimal() else wanted
         self._by_number = wanted is not None and wanted.isdecimal()
         self._recovery = DeviceRecovery(random)
+        self._ask_cards = cards
+        self._cards = cards()
+        self._cards_at = 0
         self._wall = WallTime(clock)
         self._losses = LossLog(lambda _event: None)
         self._run = 0
@@ -226,8 +246,19 @@ class DeviceSource:
             elif stream.overflows != self._overflows:
                 self._overflows = stream.overflows
                 self._losses.count(0, "device", now)
+        self._watch_cards(now)
         self._do(self._recovery.handle_timer(now))
         self._losses.tell(now)
+
+    def _watch_cards(self, now: int) -> None:
+        """A card that comes back is not kept waiting for the next regular attempt."""
+        if self._recovery.state is not State.WAITING or now < self._cards_at:
+            return
+        self._cards_at = now + _PLUGGED_POLL_NS
+        cards = self._ask_cards()
+        if cards != self._cards:
+            self._cards = cards
+            self._happened(Happening.PLUGGED, now)
 
     def _audio_came(self, end: int, stamp: int, now: int) -> None:
         self._seen = end

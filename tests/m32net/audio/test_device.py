@@ -53,6 +53,7 @@ class DeviceCase(unittest.TestCase):
         self.events = Events()
         self.spawned: list[Callable[[], None]] = []
         self.in_line = True
+        self.cards = 1
         self.source = self.make()
         self.playing = 0
 
@@ -65,6 +66,7 @@ class DeviceCase(unittest.TestCase):
             spawn=self.spawn,
             random=lambda: 0.5,
             wake_up=PatientWakeUp(self.clock),
+            cards=lambda: self.cards,
             **more,
         )
 
@@ -270,7 +272,7 @@ class LossTests(DeviceCase):
         self.assertIn("X32", lost.reason)
         self.assertGreater(len(silent), 90)
         self.backend.plugged.append(device)
-        self.read(1.0)
+        self.read(2.0)
         self.play(1.0)
         after = self.read(0.8)
         self.assertEqual(len(self.events.of(DeviceReturned)), 1)
@@ -282,6 +284,35 @@ class LossTests(DeviceCase):
         self.read(0.1)
         self.assertEqual(self.events, [DeviceLost("device 'X32' is busy")])
         self.assertEqual(self.source.status().reason, "device 'X32' is busy")
+
+    def test_attempts_back_off_then_rest(self) -> None:
+        """CON-12, CON-22: 2, 4, 8 and 16 s apart, then one a minute."""
+        attempts = []
+
+        def refuse() -> list[InputDevice]:
+            attempts.append(self.clock.now / NS)
+            return []
+
+        self.backend.devices = refuse  # type: ignore[method-assign]
+        self.source.start(self.events)
+        self.read(160.0, 960)
+        waits = [round(after - before) for before, after in pairwise(attempts)]
+        self.assertEqual(waits, [2, 4, 8, 16, 60, 60])
+        self.assertEqual(len(self.events), 1)
+
+    def test_a_card_that_comes_is_tried_at_once(self) -> None:
+        """CON-22: no minute is waited out when a card was plugged in."""
+        card = self.backend.plugged.pop()
+        self.source = self.make(device=card)
+        self.source.start(self.events)
+        self.read(40.0, 960)
+        self.assertEqual(self.backend.inputs, [])
+        self.backend.plugged.append(card)
+        self.read(10.0, 960)
+        self.assertEqual(self.backend.inputs, [])
+        self.cards += 1
+        self.read(1.6, 960)
+        self.assertEqual(len(self.backend.inputs), 1)
 
     def test_opening_takes_its_time_elsewhere(self) -> None:
         """PortAudio may need seconds; the engine goes on with silence meanwhile."""
@@ -326,7 +357,7 @@ class LossTests(DeviceCase):
         self.read(1.0)
         self.pull()
         self.backend.plugged.append(input_device(channels=2))
-        self.read(1.5)
+        self.read(2.5)
         self.play(1.0)
         frames = self.read(0.8)
         self.assertIn(FewerChannels(4, 2), self.events)
@@ -344,7 +375,7 @@ class LossTests(DeviceCase):
         self.read(0.5)
         self.pull()
         self.backend.plugged.append(input_device("X32: USB Audio (hw:2,0)", 4))
-        self.read(1.5)
+        self.read(2.5)
         self.assertEqual(self.backend.input.name, "X32: USB Audio (hw:2,0)")
 
     def test_stopped_while_opening(self) -> None:

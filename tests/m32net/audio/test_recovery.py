@@ -1,4 +1,4 @@
-"""STR-2: when a device counts as lost, and when it is tried again."""
+"""STR-2, CON-12, CON-22: when a device counts as lost, and when it is tried again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from m32net.audio.clock import NS
 from m32net.audio.events import DeviceLost, DeviceReturned
 from m32net.audio.sources.recovery import (
     FIRST_AUDIO_NS,
+    PLUGGED_NS,
     SILENCE_NS,
     TRANSITIONS,
     Action,
@@ -60,7 +61,8 @@ class RecoveryTests(unittest.TestCase):
         self.assertEqual(self.happen(H.ENDED, "gone"), [DeviceLost("gone"), Action.CLOSE])
         self.assertEqual(self.recovery.reason, "gone")
 
-    def test_backs_off_to_half_a_minute_and_tells_once(self) -> None:
+    def test_backs_off_then_rests_and_tells_once(self) -> None:
+        """CON-12: 2, 4, 8, 16 s; CON-22: the fifth failure in a row means 60 s, then one try."""
         self.run_up()
         self.happen(H.ENDED, "gone")
         waits = []
@@ -69,11 +71,12 @@ class RecoveryTests(unittest.TestCase):
             self.assertEqual(self.wait(), [Action.OPEN])
             waits.append((self.now - before) / NS)
             self.assertEqual(self.happen(H.FAILED, "still gone"), [])
-        self.assertEqual(waits, [1, 2, 4, 8, 16, 30, 30, 30])
+        self.assertEqual(waits, [2, 4, 8, 16, 60, 60, 60, 60])
         self.assertEqual(self.recovery.reason, "still gone")
 
     def test_jitter_spreads_the_attempts(self) -> None:
-        for random, expected in ((0.0, 0.8), (1.0, 1.2)):
+        """CON-12: by a tenth."""
+        for random, expected in ((0.0, 1.8), (1.0, 2.2)):
             self.recovery = DeviceRecovery(lambda value=random: value)  # type: ignore[misc]
             self.now = 0
             self.happen(H.START)
@@ -100,7 +103,53 @@ class RecoveryTests(unittest.TestCase):
         self.assertEqual(self.now, FIRST_AUDIO_NS)
         self.assertEqual((lost, close), (DeviceLost("it delivers no audio"), Action.CLOSE))
 
+    def test_something_plugged_in_is_tried_at_once(self) -> None:
+        """CON-22: nobody who plugs the console in again waits out a minute; then 2, 4, 8 s."""
+        self.happen(H.START)
+        for _ in range(6):
+            self.happen(H.FAILED, "no such device")
+            self.wait()
+        self.happen(H.FAILED, "no such device")
+        before = self.now
+        self.now += 10 * NS
+        self.assertEqual(self.happen(H.PLUGGED), [])
+        self.now += NS // 2
+        self.assertEqual(self.happen(H.PLUGGED), [])
+        waits = []
+        for _ in range(6):
+            self.assertEqual(self.wait(), [Action.OPEN])
+            waits.append((self.now - before) / NS)
+            before = self.now
+            self.happen(H.FAILED, "not yet")
+        self.assertEqual(waits, [10 + PLUGGED_NS / NS, 2, 4, 8, 16, 60])
+
+    def test_plugging_changes_nothing_while_it_runs(self) -> None:
+        self.run_up()
+        due = self.recovery.next_timer()
+        self.assertEqual(self.happen(H.PLUGGED), [])
+        self.assertEqual((self.recovery.state, self.recovery.next_timer()), (State.RUNNING, due))
+
+    def test_plugging_never_delays(self) -> None:
+        """CON-12: an attempt that is due sooner stays so."""
+        self.happen(H.START)
+        self.happen(H.FAILED, "busy")
+        self.now += 2 * NS - NS // 4
+        self.happen(H.PLUGGED)
+        self.assertEqual(self.recovery.next_timer(), self.now + NS // 4)
+
+    def test_a_new_start_begins_anew(self) -> None:
+        """CON-22: who stops and starts the audio is not kept waiting by what failed before."""
+        self.happen(H.START)
+        for _ in range(5):
+            self.happen(H.FAILED, "busy")
+            self.wait()
+        self.happen(H.STOP)
+        self.assertEqual(self.happen(H.START), [Action.OPEN])
+        self.happen(H.FAILED, "busy")
+        self.assertEqual(self.recovery.next_timer(), self.now + 2 * NS)
+
     def test_back_off_begins_anew_after_a_return(self) -> None:
+        """CON-12: reset on success."""
         self.happen(H.START)
         for _ in range(6):
             self.happen(H.FAILED, "busy")
@@ -110,7 +159,7 @@ class RecoveryTests(unittest.TestCase):
         self.happen(H.ENDED, "gone")
         before = self.now
         self.wait()
-        self.assertEqual(self.now - before, NS)
+        self.assertEqual(self.now - before, 2 * NS)
 
     def test_nothing_happens_after_the_stop(self) -> None:
         self.run_up()
