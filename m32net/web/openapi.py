@@ -29,6 +29,7 @@ _SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
     "secureCookie": {"type": "apiKey", "in": "cookie", "name": SECURE_COOKIE},
+    "certificate": {"type": "mutualTLS"},
 }
 
 
@@ -90,7 +91,9 @@ def _described(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any
         schema = schema_of[_key(operation.body)]
         described["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
     if operation.admin:
-        described["security"] = [{name: []} for name in _SCHEMES]
+        described["security"] = [
+            {name: []} for name in _SCHEMES if operation.peer or name != "certificate"
+        ]
     return described
 
 

@@ -43,6 +43,7 @@ class Operation:
     :ivar refusals: the statuses it refuses with beyond those of all its kind; see
         :attr:`statuses`.  All have the form of an ErrorBody.
     :ivar also: further statuses with the form of ``answer``.
+    :ivar peer: whether another server may ask instead of the engineer, by its certificate.
     :ivar changes: whether it changes anything, so that pages of other sites may not ask for it.
     :ivar moves: whether newcomers are sent to another server while the listeners move (CON-51).
     :ivar kept: whether it can be answered with 304.
@@ -58,6 +59,7 @@ class Operation:
     admin: bool = False
     refusals: tuple[int, ...] = ()
     also: tuple[int, ...] = ()
+    peer: bool = False
     changes: bool = False
     moves: bool = False
     kept: bool = False
@@ -335,6 +337,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answer=bodies.Done,
         body=ArrivalsBody,
         admin=True,
+        peer=True,
         refusals=(404,),
     ),
     Operation(

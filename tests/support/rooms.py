@@ -177,13 +177,6 @@ class FakeMigration:
             return None
         return f"https://{self.target}" if secure else f"http://{self.target}"
 
-    def introduction(self) -> Any:
-        return {"name": "m32-server", "free_places": 20}
-
-    def listen(self, wanted: bool) -> Deferred[None]:
-        self.listening = wanted
-        return succeed(None)
-
     def expect(self, arrivals: Sequence[Arrival]) -> None:
         self.arrivals += arrivals
 

@@ -121,9 +121,19 @@ class Document(WebCase):
         # Logging out last: the others need the session.  Lists before what empties them.
         operations.sort(key=lambda one: (one[1] == "/api/logout", one[0] == "delete"))
         for method, path, operation in operations:
+            self.migration.target = None
             answer = self.live(method, path)
             self.assertEqual(answer.status, 200, (method, path, answer.body))
             self.assert_described(operation, answer)
+
+    def test_moved(self) -> None:
+        """CON-51: what is sent to another server is described so, and nothing else is sent."""
+        self.migration.target = "192.0.2.9:8080"
+        for method, path, operation in self.operations():
+            if method == "get":
+                answer = self.raw("GET", path.replace("{", "").replace("}", ""))
+                self.assertEqual(answer.status == 307, "307" in operation["responses"], path)
+                self.assert_described(operation, answer)
 
     def test_live_refusals(self) -> None:
         """Without a session, with a bad body, unhealthy: as described, status and form."""
