@@ -84,12 +84,16 @@ def open_udp(
     sndbuf: int = 1 << 20,
     rcvbuf: int = 1 << 20,
     reuse: bool = False,
+    shareable: bool = False,
+    share: bool = False,
 ) -> socket.socket:
     """A bound, non-blocking IPv4 UDP socket.
 
     :param host: local address; empty for all.
     :param dscp: differentiated services code point of what is sent, 0..63 (46 is EF).
     :param sndbuf: bytes asked for; the kernel's limit is passed over where we may.
+    :param shareable: another process of this user may bind the same port later, if it asks for
+        that with ``share``.  Datagrams that come then reach one of the two.
     :raises OSError: the port is taken or the address is not this machine's.
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | getattr(socket, "SOCK_CLOEXEC", 0))
@@ -100,7 +104,11 @@ def open_udp(
         _set_buffer(sock, SO_SNDBUFFORCE, socket.SO_SNDBUF, sndbuf)
         _set_buffer(sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, rcvbuf)
         set_dscp(sock, dscp)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
+        if shareable:  # only now: set before, a port in use would be shared unasked
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except BaseException:
         sock.close()
         raise

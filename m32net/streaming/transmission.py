@@ -42,6 +42,7 @@ class TransmissionConfig:
     """:ivar interface: IPv4 address to send from; empty for all.
 
     :ivar send_method: ``auto``, ``gso``, ``sendmmsg`` or ``sendto``.
+    :ivar share_ports: use the ports beside the server that has them now, to follow it.
     """
 
     interface: str = ""
@@ -49,6 +50,7 @@ class TransmissionConfig:
     dscp: int = 46
     send_method: str = "auto"
     server_name: str = "m32-server"
+    share_ports: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +118,20 @@ class Transmission:
         """
         config = self.config
         self._socket = datagram.open_udp(
-            config.interface, config.rtp_port, dscp=config.dscp, sndbuf=SEND_BUFFER
+            config.interface,
+            config.rtp_port,
+            dscp=config.dscp,
+            sndbuf=SEND_BUFFER,
+            shareable=True,
+            share=config.share_ports,
         )
         try:
             self._rtcp = RtcpServer(
-                self.clock, config.interface, config.rtp_port + 1, self._rtcp_received
+                self.clock,
+                config.interface,
+                config.rtp_port + 1,
+                self._rtcp_received,
+                share=config.share_ports,
             )
         except OSError:
             self._socket.close()

@@ -70,6 +70,7 @@ class RtcpServer:
 
     :param on_compound: called with the sender's address, the parsed packets and the arrival time
         (Unix, ns).
+    :param share: use the port beside the process that has it now; what comes reaches either.
     :ivar malformed: datagrams that were no valid RTCP.
     :ivar pauses: times the budget was used up.
     :ivar unsent: datagrams the kernel did not take.
@@ -87,6 +88,7 @@ class RtcpServer:
         *,
         budget: int = RTCP_BUDGET,
         pause_s: float = RTCP_PAUSE_S,
+        share: bool = False,
     ) -> None:
         self.malformed = 0
         self.pauses = 0
@@ -96,7 +98,7 @@ class RtcpServer:
         self._budget = budget
         self._pause_s = pause_s
         self._pause: Any = None
-        self._socket = open_udp(host, port)
+        self._socket = open_udp(host, port, shareable=True, share=share)
         self._receiver = BatchReceiver(self._socket, batch=budget, gro=False)
         self._reader = SocketReader(self._socket, self._read, "RTCP")
 

@@ -102,6 +102,17 @@ class OpenTests(UdpCase):
         error = self.assertRaises(OSError, open_udp, "127.0.0.1", port)
         self.assertEqual(error.errno, errno.EADDRINUSE)
 
+    def test_shared_with_a_successor(self) -> None:
+        """CON-51: who asks may use a port that may be shared; who does not ask is refused."""
+        port = self.udp(shareable=True).getsockname()[1]
+        for options in ({}, {"shareable": True}):
+            error = self.assertRaises(OSError, open_udp, "127.0.0.1", port, **options)
+            self.assertEqual(error.errno, errno.EADDRINUSE)
+        with open_udp("127.0.0.1", port, shareable=True, share=True) as successor:
+            self.assertEqual(successor.getsockname()[1], port)
+        own = self.udp().getsockname()[1]
+        self.assertRaises(OSError, open_udp, "127.0.0.1", own, share=True)
+
     def test_local_address(self) -> None:
         self.assertEqual(local_address_towards("127.0.0.1"), "127.0.0.1")
 
