@@ -32,6 +32,7 @@ from m32net.web.bodies import (
     ClusterBody,
     ClusterNode,
     Done,
+    EventsBody,
     ListenersBody,
     Login,
     Message,
@@ -47,6 +48,7 @@ MAX_CHANGES = 64
 MAX_MESSAGE_FIELDS = 20
 MAX_MESSAGE_BYTES = 8 * 1024
 MAX_QUALITY_ROWS = 10_000
+MAX_EVENT_ROWS = 1000
 EVENT_FIELDS = frozenset({"new_sample_rate", "reconnect_after"})
 """Fields of an event that mean something to listeners; a message must not set them."""
 
@@ -160,15 +162,20 @@ class AdminRoutes(PublicRoutes):
     @app.route("/api/quality", methods=["GET"])
     async def quality(self, request: Request) -> bytes:
         self.admin(request)
-        limit = number(request, "limit", 1000) or 0
-        if not 1 <= limit <= MAX_QUALITY_ROWS:
-            raise RefusedError("invalid_value", f"limit: is outside 1..{MAX_QUALITY_ROWS}")
         rows = await self.settings.quality_history(
             client_id=text_parameter(request, "client_id"),
             since=number(request, "since") or 0.0,
-            limit=int(limit),
+            limit=_limit(request, 1000, MAX_QUALITY_ROWS),
         )
         return await self.long.answer(request, as_json(QualityBody(tuple(rows))), JSON)
+
+    @app.route("/api/events", methods=["GET"])
+    async def events(self, request: Request) -> bytes:
+        self.admin(request)
+        rows = await self.settings.events(
+            since=number(request, "since") or 0.0, limit=_limit(request, 100, MAX_EVENT_ROWS)
+        )
+        return await self.long.answer(request, as_json(EventsBody(tuple(rows))), JSON)
 
     @app.route("/api/message", methods=["POST"])
     def message(self, request: Request) -> bytes:
@@ -200,6 +207,13 @@ class AdminRoutes(PublicRoutes):
         self.admin(request)
         time_ms = round(self.wall() * 1000, 3)
         return json_answer(request, ClockBody("unsynchronised", "system", time_ms))
+
+
+def _limit(request: Request, default: int, most: int) -> int:
+    limit = number(request, "limit", default) or 0
+    if not 1 <= limit <= most:
+        raise RefusedError("invalid_value", f"limit: is outside 1..{most}")
+    return int(limit)
 
 
 def _converted(fields: dict[str, Any]) -> Message:

@@ -18,6 +18,7 @@ from m32net.settings import (
     AudioConfig,
     AudioConfigChange,
     Channel,
+    EventRow,
     Layout,
     QualityRow,
     ServerSettings,
@@ -268,6 +269,12 @@ class ListenersBody(Struct, frozen=True):
 
 class QualityBody(Struct, frozen=True):
     quality: tuple[QualityRow, ...]
+
+
+class EventsBody(Struct, frozen=True):
+    """What happened, newest first."""
+
+    events: tuple[EventRow, ...]
 
 
 class ConnectionsBody(Struct, frozen=True):

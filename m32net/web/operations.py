@@ -86,6 +86,7 @@ _UDP_PORT: Final = Parameter(
     required=True,
 )
 _CLIENT_ID: Final = Parameter("client_id", {"type": "string"}, "One listener's id.")
+_SINCE: Final = Parameter("since", {"type": "number", "minimum": 0}, "Unix time in s.")
 _NAMES_PORT: Final = (_UDP_PORT, _CLIENT_ID)
 _PORT_TEXT: Final = "Name the UDP port of this address's control session (STR-36)"
 _TEXT: Final = {"type": "string"}
@@ -227,11 +228,26 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answer=bodies.QualityBody,
         parameters=(
             _CLIENT_ID,
-            Parameter("since", {"type": "number", "minimum": 0}, "Unix time in s."),
+            _SINCE,
             Parameter(
                 "limit",
                 {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 1000},
                 "Points at most, the newest.",
+            ),
+        ),
+        admin=True,
+    ),
+    Operation(
+        "get",
+        "/api/events",
+        "What happened, newest first",
+        answer=bodies.EventsBody,
+        parameters=(
+            _SINCE,
+            Parameter(
+                "limit",
+                {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+                "Events at most.",
             ),
         ),
         admin=True,

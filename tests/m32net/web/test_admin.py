@@ -254,6 +254,31 @@ class Others(Desk):
         self.assertEqual(answer.json, {**before, "dscp": 34, "step_loss": 0.1})
         self.assertEqual(self.send("PUT", "/api/settings", before).json, before)
 
+    def test_pin(self) -> None:
+        """CON-31: the engineer sets and sees the listeners' PIN; others see that there is one."""
+        self.assertFalse(self.get("/audio-meta").json["pin"])
+        answer = self.send("PUT", "/api/settings", {"listener_pin": "7Secret7"})
+        self.assertEqual(answer.json["listener_pin"], "7Secret7")
+        self.assertEqual(self.get("/api/settings").json["listener_pin"], "7Secret7")
+        self.assertTrue(self.get("/audio-meta").json["pin"])
+        self.listeners.descriptions = {"anna": "v=0\r\n"}
+        self.listeners.sessions = {"127.0.0.1": "anna"}
+        token = str(self.token)
+        self.auth.logout(token)
+        for operation in OPERATIONS:
+            path = operation.path.replace("{client_id}", "anna").replace("{name}", "index.js")
+            if path == "/request-audio":
+                path += "?udp_port=5004"
+            answer = self.request(operation.method.upper(), path, b"{}")
+            self.assertNotIn(b"7Secret7", answer.body, path)
+        self.log_in()
+        self.send("PUT", "/api/settings", {"listener_pin": ""})
+        self.assertFalse(self.get("/audio-meta").json["pin"])
+        for bad in ("12 34", "ä", "x" * 17, 1234, None):
+            answer = self.send("PUT", "/api/settings", {"listener_pin": bad})
+            self.assertEqual(answer.status, 400, bad)
+            self.assertIn("listener_pin", answer.message)
+
     def test_settings_refused(self) -> None:
         for body, field in (
             ({"dscp": 64}, "dscp"),
@@ -295,6 +320,31 @@ class Others(Desk):
             answer = self.get(f"/api/quality?{query}")
             self.assertEqual(answer.status, 400, query)
             self.assertIn(query.split("=")[0], answer.message)
+
+    def test_events(self) -> None:
+        """CON-40: what happened, newest first."""
+        for second in (1, 2, 3):
+            self.clock.advance(1)
+            self.settings.note_event("device_lost", f"number {second}", {"device": "M32"})
+
+        def messages(query: str) -> list[str]:
+            return [row["message"] for row in self.get(f"/api/events{query}").json["events"]]
+
+        self.assertEqual(messages(""), ["number 3", "number 2", "number 1"])
+        self.assertEqual(messages("?limit=1"), ["number 3"])
+        self.assertEqual(messages("?since=2.5"), ["number 3"])
+        newest = self.get("/api/events?limit=1").json["events"][0]
+        self.assertEqual(
+            newest,
+            {
+                "at": 3.0,
+                "kind": "device_lost",
+                "message": "number 3",
+                "details": {"device": "M32"},
+            },
+        )
+        for query in ("limit=0", "limit=1001", "limit=x", "since=-1"):
+            self.assertEqual(self.get(f"/api/events?{query}").status, 400, query)
 
     def test_message(self) -> None:
         """STR-8: a message to all, with fields of its own."""
