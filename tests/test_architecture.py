@@ -9,7 +9,13 @@ from pathlib import Path
 from twisted.trial import unittest
 
 ROOT = Path(__file__).resolve().parent.parent
-SHELLS = {"protocol.py", "datagram.py"}
+SHELLS = {
+    "protocol.py",
+    "datagram.py",
+    "base_protocol.py",
+    "client_protocol.py",
+    "server_protocol.py",
+}
 IMPURE = {"twisted", "autobahn", "socket", "time", "threading", "random"}
 VOCABULARY = {
     "m32net.config",

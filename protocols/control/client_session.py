@@ -23,6 +23,7 @@ from protocols.control.outgoing import (
     CLOSE_POLICY_VIOLATION,
     CloseFrame,
 )
+from protocols.control.quality import RoundTrips
 from protocols.control.states import CLIENT_TABLE, ClientAction, ClientInput, ClientState
 
 
@@ -34,6 +35,7 @@ class _Timer(Enum):
 
 _CLOCK_STEP_MS: Final = 50.0  # more than two readings of two clocks ever lie apart
 _MAX_QUESTIONS: Final = 8  # clock requests under way
+_LATE_MS: Final = 2_000.0  # an answer later than that counts as none
 
 
 class ClientSession:
@@ -58,10 +60,13 @@ class ClientSession:
         self.welcome: messages.Welcome | None = None
         self.clock = clock or NtpFilter()
         self.close_wanted: CloseFrame | None = None
+        self.trips = RoundTrips()
+        """Of the clock questions: the listener's own view of the connection (CON-13)."""
         self.unread = 0
         """Messages that were not understood or came at the wrong time: dropped and counted."""
         self._spread = spread
         self._kept: messages.ClientConfig | None = None
+        self._levels: messages.MetersRequest | None = None
         self._questions: dict[float, None] = {}
         self._burst_left = 0
         self._clock_gap: float | None = None
@@ -80,6 +85,17 @@ class ClientSession:
     def configure(self, config: messages.ClientConfig) -> None:
         """Ask for audio; before the welcome it is kept (the last one counts), then sent."""
         self._step(ClientInput.CONFIGURE, config)
+
+    def want_levels(self, interval_ms: int) -> None:
+        """Ask for levels, at most so often; 0: no more.  Before the welcome it is kept.
+
+        :raises ValueError: neither 0 nor within :data:`messages.METER_INTERVAL_MS`.
+        """
+        request = messages.MetersRequest(interval_ms)
+        if self.state in (ClientState.WELCOMED, ClientState.STREAMING):
+            self._send(request)
+        elif self.state is not ClientState.CLOSED:
+            self._levels = request
 
     def receive(
         self, data: bytes | str, now: float, wall_ms: float
@@ -174,6 +190,9 @@ class ClientSession:
         if self._kept is not None:
             self._send(self._kept)
             self._kept = None
+        if self._levels is not None:
+            self._send(self._levels)
+            self._levels = None
         self._events.append(events.Welcomed(self.welcome))
 
     def _report_stream(self, stream: messages.Stream) -> None:
@@ -194,6 +213,8 @@ class ClientSession:
             self.unread += 1
             return
         del self._questions[answer.t1]
+        self.trips.settle(answered=True)
+        self.trips.took((t4 - answer.t1) - (answer.t3 - answer.t2))
         sample = NtpSample(answer.t1, answer.t2, answer.t3, t4)
         if self.clock.add(sample.t1, sample.t2, sample.t3, sample.t4):
             best = self.clock.best
@@ -241,8 +262,10 @@ class ClientSession:
 
     def _ask_time(self, now: float, wall_ms: float) -> None:
         t1 = round(float(wall_ms), 3)
-        while len(self._questions) >= _MAX_QUESTIONS:
-            del self._questions[next(iter(self._questions))]
+        late = [asked for asked in self._questions if t1 - asked > _LATE_MS]
+        for asked in late or list(self._questions)[: len(self._questions) + 1 - _MAX_QUESTIONS]:
+            del self._questions[asked]
+            self.trips.settle(answered=False)
         self._questions[t1] = None
         self._send(messages.NtpRequest(t1))
         self._burst_left -= 1

@@ -1,6 +1,7 @@
 """Control connections as their owners hold them, and how owners are told of events.
 
-Handles only: the shells behind them are in :mod:`protocols.control.protocol`.
+Handles only: the shells behind them are in :mod:`protocols.control.server_protocol` and
+:mod:`protocols.control.client_protocol`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from protocols.control import messages
 from protocols.control.client_session import ClientSession
 from protocols.control.outbox import Outbox
 from protocols.control.outgoing import CLOSE_GOING_AWAY, CLOSE_POLICY_VIOLATION
+from protocols.control.quality import ControlQuality
 
 Event = TypeVar("Event")
 
@@ -25,6 +27,7 @@ class ServerShell(Protocol):
     @property
     def is_open_now(self) -> bool: ...
     def send(self, message: messages.ServerMessage) -> bool: ...
+    def quality(self, now: float) -> ControlQuality: ...
     def close(self, code: int, reason: str) -> None: ...
 
 
@@ -32,6 +35,8 @@ class ClientShell(Protocol):
     """What :class:`ControlClient` needs of the protocol behind it."""
 
     def configure(self, config: messages.ClientConfig) -> None: ...
+    def want_levels(self, interval_ms: int) -> None: ...
+    def quality(self, now: float) -> ControlQuality: ...
     def close(self, reason: str) -> None: ...
     def abort(self) -> None: ...
 
@@ -68,6 +73,13 @@ class ControlConnection:
         """Messages thrown away for the same reason."""
         return self._shell.outbox.dropped
 
+    def quality(self, now: float) -> ControlQuality:
+        """How the connection fares (CON-13).
+
+        :param now: of the factory's steady clock.
+        """
+        return self._shell.quality(now)
+
     def send(self, message: messages.ServerMessage) -> bool:
         """Send or queue a message; False if the connection is over or it was dropped.
 
@@ -103,6 +115,20 @@ class ControlClient:
     def configure(self, config: messages.ClientConfig) -> None:
         """Ask for audio, or for other audio."""
         self._shell.configure(config)
+
+    def want_levels(self, interval_ms: int) -> None:
+        """Ask for levels at most so often, 50..5000 ms; 0: no more.
+
+        :raises ValueError: it is neither.
+        """
+        self._shell.want_levels(interval_ms)
+
+    def quality(self, now: float) -> ControlQuality:
+        """How the connection fares (CON-13), by the clock questions.
+
+        :param now: of the factory's steady clock.
+        """
+        return self._shell.quality(now)
 
     def close(self, reason: str = "bye") -> None:
         """Say bye and close.  The owner hears a ``SessionClosed`` at once, before the server does.

@@ -20,6 +20,12 @@ class ServerLimits:
     :ivar byte_burst: bytes at once: two of the longest messages.
     :ivar faults_per_s: refused messages, sustained.
     :ivar fault_burst: refused messages at once; each is answered with its error.
+    :ivar frames_per_s: WebSocket frames, sustained: a message may come in many, and pings and
+        pongs are frames without a message.
+    :ivar frame_burst: frames at once: the longest message in pieces of 512 bytes.
+    :ivar ping_interval_s: between our pings (CON-10).
+    :ivar pong_timeout_s: without any answer to them, then the session ends.
+    :ivar message_ttl_s: how long a message waits for a slow reader (CON-11).
     """
 
     heartbeat_timeout_s: float = 30.0
@@ -30,6 +36,11 @@ class ServerLimits:
     byte_burst: float = 2 * 1024 * 1024
     faults_per_s: float = 1.0
     fault_burst: float = 50.0
+    frames_per_s: float = 200.0
+    frame_burst: float = 2_048.0
+    ping_interval_s: float = 30.0
+    pong_timeout_s: float = 90.0
+    message_ttl_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,29 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One text frame for the peer."""
+    """One frame for the peer.
+
+    :ivar replaces: a kind of which only the newest counts: those waiting make way for it.
+    :ivar ping: a ping frame's payload, no text.
+    """
 
     data: bytes
     priority: Priority
+    replaces: str | None = None
+    ping: bool = False
+
+
+def ping(payload: bytes) -> Outgoing:
+    """A ping frame: never behind anything else, and one waiting is enough."""
+    return Outgoing(payload, Priority.CRITICAL, "ping", ping=True)
+
+
+def outgoing(message: messages.ClientMessage | messages.ServerMessage) -> Outgoing:
+    """The frame for ``message``.
+
+    :raises LocalProtocolError: it cannot be written as JSON.
+    """
+    return Outgoing(messages.encode(message), priority_of(message), _replaces(message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +86,11 @@ def priority_of(message: messages.ClientMessage | messages.ServerMessage) -> Pri
     if isinstance(message, messages.Meters):
         return Priority.LOW
     return Priority.HIGH
+
+
+def _replaces(message: messages.ClientMessage | messages.ServerMessage) -> str | None:
+    if isinstance(message, messages.Meters) and message.channels is None:
+        return "meters"  # all levels; those of some channels say what is in no later message
+    if isinstance(message, messages.Event) and message.type == "network_warning":
+        return message.type
+    return None

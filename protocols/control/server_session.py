@@ -17,13 +17,15 @@ from typing import Any, Final
 
 from protocols.control import events, messages
 from protocols.control.limits import ServerLimits, TokenBucket
+from protocols.control.liveness import Liveness
 from protocols.control.outgoing import (
     CLOSE_NORMAL,
     CLOSE_POLICY_VIOLATION,
     CloseFrame,
     Outgoing,
     Priority,
-    priority_of,
+    outgoing,
+    ping,
 )
 from protocols.control.states import SERVER_TABLE, ServerAction, ServerInput, ServerState
 
@@ -48,10 +50,18 @@ class ServerSession:
     """The server's end of one listener's control session.
 
     :param now: seconds, when the connection opened.
+    :param random: gives numbers 0 <= x < 1; spreads the first pings of many sessions.
     """
 
-    def __init__(self, now: float, limits: ServerLimits | None = None) -> None:
+    def __init__(
+        self,
+        now: float,
+        limits: ServerLimits | None = None,
+        *,
+        random: Callable[[], float] = lambda: 0.5,
+    ) -> None:
         self.limits = limits = limits or ServerLimits()
+        self.liveness = Liveness(now, limits.ping_interval_s, limits.pong_timeout_s, random)
         self.state = ServerState.NEW
         self.close_wanted: CloseFrame | None = None
         self._deadline: float | None = now + limits.join_timeout_s
@@ -89,6 +99,10 @@ class ServerSession:
             self._deadline = now + self.limits.heartbeat_timeout_s
         return self._take_events()
 
+    def pong(self, payload: bytes, now: float) -> None:
+        """A pong frame came."""
+        self.liveness.pong(payload, now)
+
     def lost(self, code: int, reason: str) -> list[events.ServerSessionEvent]:
         """The connection is gone, with the close code the peer gave (or 1006)."""
         self._step(ServerInput.LOST, events.SessionClosed("lost", code, reason))
@@ -109,10 +123,10 @@ class ServerSession:
 
         :raises LocalProtocolError: it cannot be written as JSON.
         """
-        data = messages.encode(message)
+        item = outgoing(message)
         if self.state is ServerState.CLOSED:
             return False
-        self._out.append(Outgoing(data, priority_of(message)))
+        self._out.append(item)
         return True
 
     def data_to_send(self, wall_ms: float) -> list[Outgoing]:
@@ -128,16 +142,26 @@ class ServerSession:
 
     def next_timer(self) -> float | None:
         """When :meth:`handle_timer` is to be called next; None when the session is over."""
-        return self._deadline
+        if self._deadline is None:
+            return None
+        return min(self._deadline, self.liveness.next_timer())
 
     def handle_timer(self, now: float) -> list[events.ServerSessionEvent]:
-        """End the session if nothing was heard for too long."""
-        if self._deadline is None or now < self._deadline:
+        """End the session if nothing was heard for too long; ping."""
+        if self._deadline is None:
             return []
-        if self.state is ServerState.NEW:
-            reason = f"no hello within {self.limits.join_timeout_s:g} s"
-        else:
-            reason = f"no heartbeat for {self.limits.heartbeat_timeout_s:g} s"
+        if now >= self._deadline:
+            if self.state is ServerState.NEW:
+                return self._silent(f"no hello within {self.limits.join_timeout_s:g} s")
+            return self._silent(f"no heartbeat for {self.limits.heartbeat_timeout_s:g} s")
+        if self.liveness.silent(now):
+            return self._silent(f"no answer to pings for {self.limits.pong_timeout_s:g} s")
+        payload = self.liveness.ping(now)
+        if payload is not None:
+            self._out.append(ping(payload))
+        return []
+
+    def _silent(self, reason: str) -> list[events.ServerSessionEvent]:
         closed = events.SessionClosed("silent", CLOSE_POLICY_VIOLATION, reason)
         self._step(ServerInput.SILENCE, closed)
         return self._take_events()
@@ -168,7 +192,7 @@ class ServerSession:
         self._events.append(events.MetersWanted(request.interval_ms))
 
     def _refuse(self, error: messages.Error) -> None:
-        self._out.append(Outgoing(messages.encode(error), Priority.HIGH))
+        self._out.append(outgoing(error))
         self._events.append(events.Refused(error.code, error.message))
 
     def _end(self, why: events.SessionClosed | messages.Bye) -> None:

@@ -1,4 +1,4 @@
-"""The bucket that measures rates; the bounded outbox (a first part of CON-21)."""
+"""The bucket that measures rates; how urgent which message is (CON-21)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from twisted.trial import unittest
 
 from protocols.control import messages
 from protocols.control.limits import TokenBucket
-from protocols.control.outbox import Outbox
-from protocols.control.outgoing import Outgoing, Priority, priority_of
+from protocols.control.outgoing import Priority, outgoing, priority_of
 
 
 class TokenBucketTests(unittest.TestCase):
@@ -41,65 +40,6 @@ class TokenBucketTests(unittest.TestCase):
         self.assertLessEqual(taken, 5 + 50 * now + 1e-6)
 
 
-def frame(priority=Priority.HIGH, size=10):
-    return Outgoing(b"x" * size, priority)
-
-
-class OutboxTests(unittest.TestCase):
-    def drain(self, box, **options):
-        return list(iter(lambda: box.take(**options), None))
-
-    def test_in_order(self):
-        box = Outbox(100)
-        for name in (b"a", b"b", b"c"):
-            box.put(Outgoing(name, Priority.LOW))
-        self.assertEqual(self.drain(box), [b"a", b"b", b"c"])
-        self.assertEqual(box.size, 0)
-
-    def test_paused_keeps(self):
-        box = Outbox(100)
-        box.paused = True
-        self.assertTrue(box.put(frame()))
-        self.assertIsNone(box.take())
-        self.assertEqual(box.size, 10)
-        self.assertEqual(len(self.drain(box, all_of_it=True)), 1)
-
-    def test_low_goes_first(self):
-        """CON-21: at the bound LOW is dropped, and counted; what matters stays."""
-        box = Outbox(30)
-        box.paused = True
-        box.put(frame(Priority.LOW)), box.put(frame(Priority.HIGH)), box.put(frame(Priority.LOW))
-        self.assertFalse(box.put(frame(Priority.LOW)))
-        self.assertEqual(box.dropped, 1)
-        self.assertTrue(box.put(frame(Priority.CRITICAL)))
-        self.assertEqual((box.dropped, box.size, box.overrun), (3, 20, False))
-
-    def test_overrun(self):
-        box = Outbox(30)
-        box.paused = True
-        for _ in range(3):
-            self.assertTrue(box.put(frame(Priority.NORMAL)))
-        self.assertFalse(box.put(frame(Priority.NORMAL)))
-        self.assertTrue(box.overrun)
-
-    @given(st.lists(st.tuples(st.sampled_from(Priority), st.integers(0, 40), st.booleans())))
-    def test_bounded(self, steps):
-        """However it is used: the size is that of what waits, and under the bound when paused."""
-        box = Outbox(100)
-        box.paused = True
-        put = taken = 0
-        for priority, size, take in steps:
-            put += 1
-            box.put(frame(priority, size))
-            self.assertLessEqual(box.size, 100)
-            if take and (data := box.take(all_of_it=True)) is not None:
-                taken += 1
-                self.assertGreaterEqual(box.size, 0, data)
-        rest = self.drain(box, all_of_it=True)
-        self.assertEqual(taken + len(rest) + box.dropped, put)
-        self.assertEqual(box.size, 0)
-
-
 class PriorityTests(unittest.TestCase):
     def test_by_message(self):
         """CON-21: system, answers, others, statistics."""
@@ -108,3 +48,14 @@ class PriorityTests(unittest.TestCase):
         self.assertEqual(priority_of(messages.Welcome("c")), Priority.HIGH)
         self.assertEqual(priority_of(event("custom_message", "x")), Priority.NORMAL)
         self.assertEqual(priority_of(event("network_warning", "x")), Priority.LOW)
+        self.assertEqual(priority_of(messages.Meters((-3,))), Priority.LOW)
+        for name in ("reconnect", "serverMigration", "migrationCancelled"):
+            self.assertEqual(priority_of(event(name, "x")), Priority.CRITICAL)
+
+    def test_what_replaces_what(self):
+        """CON-21: all levels make older ones worthless; some levels do not."""
+        self.assertEqual(outgoing(messages.Meters((-3, -4))).replaces, "meters")
+        self.assertIsNone(outgoing(messages.Meters((-3,), (2,))).replaces)
+        warning = outgoing(messages.Event("network_warning", "x"))
+        self.assertEqual(warning.replaces, "network_warning")
+        self.assertIsNone(outgoing(messages.Event("custom_message", "x")).replaces)

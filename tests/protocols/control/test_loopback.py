@@ -182,7 +182,7 @@ class LoopbackTests(unittest.TestCase):
         (connection,) = self.factory.connections
         other = yield self.open()
         deaf.transport.pauseProducing()
-        news = messages.Event("custom_message", "x" * 50_000)
+        news = messages.Event("config_changed", "x" * 50_000)
         most = sent = 0
         while connection in self.factory.connections:
             most = max(most, connection.queued_bytes)

@@ -19,7 +19,7 @@ from tests.support.websocket import BINARY, CLOSE, PING, PONG, TEXT, ByteClient,
 
 WALL = 1_721_123_456_789.0
 BIG = m.Event("custom_message", "x" * 10_000)
-WARNING = m.Event("network_warning", "x" * 10_000)
+LEVELS = m.Meters((-60,) * 64, tuple(range(1, 65)))
 
 
 class Server:
@@ -35,7 +35,7 @@ class Server:
             reactor=self.clock,
             seconds=self.clock.seconds,
             wall_ms=lambda: WALL + self.clock.seconds() * 1000,
-            **options,
+            **{"random": lambda: 0.5, **options},
         )
 
     def owner(self, connection, event):
@@ -166,7 +166,7 @@ class ConversationTests(unittest.TestCase):
         self.server.clock.pump([5.0] * 5)
         client.say(type="heartbeat")
         self.server.clock.pump([5.0] * 5)
-        self.assertEqual(client.heard(), [])
+        self.assertEqual({opcode for opcode, _ in client.heard()}, {PING})
         self.server.clock.advance(5.0)
         self.assertEqual(self.server.told[-1].cause, "silent")
         self.assertEqual(client.close_code(), (1008, "no heartbeat for 30 s"))
@@ -358,7 +358,7 @@ class SlowReaderTests(unittest.TestCase):
     """A listener that stops reading disturbs nobody."""
 
     def setUp(self):
-        self.server = Server(outgoing_limit=50_000)
+        self.server = Server(outgoing_limit=50_000, random=lambda: 0.99)
         self.client = self.server.client()
         self.client.say(type="hello")
         self.connection = self.server.connections[0]
@@ -380,16 +380,71 @@ class SlowReaderTests(unittest.TestCase):
     def test_low_is_dropped(self):
         """CON-21."""
         self.pause()
-        taken = [self.connection.send(WARNING) for _ in range(10)]
-        self.assertEqual(taken, [True] * 4 + [False] * 6)
-        self.assertEqual(self.connection.dropped, 6)
-        self.assertTrue(self.connection.send(BIG))
+        taken = [self.connection.send(LEVELS) for _ in range(600)]
+        self.assertIn(False, taken)
+        self.assertEqual(self.connection.dropped, taken.count(False))
+        self.assertTrue(self.connection.send(BIG), "LOW makes room for NORMAL")
+        self.assertTrue(self.connection.send(m.Error("x", "x" * 10_000)), "and for HIGH")
         self.assertFalse(self.client.transport.aborted)
+
+    def test_only_the_newest_of_a_kind(self):
+        """CON-21: warnings that recur, all levels: the last one is enough."""
+        self.pause()
+        for level in range(100):
+            self.connection.send(m.Meters((-level // 2,)))
+            self.connection.send(m.Event("network_warning", str(level)))
+        self.assertEqual(self.connection.quality(0.0).queued, 2)
+        self.client.transport.producer.resumeProducing()
+        levels, warning = self.client.messages()
+        self.assertEqual(levels["payload"], {"peak_db": [-50]})
+        self.assertEqual(warning["payload"]["reason"], "99")
+
+    def test_the_most_urgent_first(self):
+        """CON-21: after the wait, by priority; in order within one."""
+        self.pause()
+        for said in (
+            m.Meters((-1,)),
+            m.Event("custom_message", "one"),
+            m.Event("custom_message", "two"),
+            m.Error("late", "x"),
+            m.Event("server_shutdown", "maintenance"),
+        ):
+            self.connection.send(said)
+        self.client.transport.producer.resumeProducing()
+        got = [f["payload"].get("reason", f["type"]) for f in self.client.messages()]
+        self.assertEqual(got, ["maintenance", "error", "one", "two", "meters"])
+
+    def test_nothing_waits_longer_than_its_time(self):
+        """CON-11: 30 s, then it is dropped and counted."""
+        self.pause()
+        self.connection.send(m.Event("custom_message", "old"))
+        self.server.clock.advance(20)
+        self.client.say(type="heartbeat")
+        self.connection.send(m.Event("custom_message", "new"))
+        self.server.clock.advance(10)
+        quality = self.connection.quality(self.server.clock.seconds())
+        self.assertEqual((quality.queued, quality.expired), (1, 1))
+        self.client.transport.producer.resumeProducing()
+        self.assertEqual([f["payload"]["reason"] for f in self.client.messages()], ["new"])
+
+    def test_a_shorter_time(self):
+        """CON-11: a setting."""
+        server = Server(limits=ServerLimits(message_ttl_s=1))
+        client = server.client()
+        client.say(type="hello")
+        client.transport.producer.pauseProducing()
+        server.connections[0].send(BIG)
+        server.clock.advance(1)
+        self.assertEqual(server.connections[0].quality(1.0).expired, 1)
 
     def test_what_matters_and_does_not_fit_ends_it(self):
         self.pause()
         other = self.server.client()
-        taken = [self.connection.send(BIG) for _ in range(10)]
+        self.assertTrue(all(self.connection.send(BIG) for _ in range(4)))
+        self.assertFalse(self.connection.send(BIG), "NORMAL waits or goes")
+        self.assertFalse(self.client.transport.aborted)
+        answer = m.Error("x", "x" * 10_000)
+        taken = [self.connection.send(answer) for _ in range(10)]
         self.assertEqual(taken, [True] * 4 + [False] * 6)
         self.assertTrue(self.client.transport.aborted)
         closed = self.server.told[-1]

@@ -109,7 +109,7 @@ class ServerSessionTests(unittest.TestCase):
         for second in (20, 40, 60):
             self.assertEqual(self.session.handle_timer(second), [])
             self.session.receive(BEAT, second, WALL)
-        self.assertEqual(self.session.next_timer(), 90)
+        self.session.pong(b"\0" * 8, 60.0)
         self.assertEqual(self.session.handle_timer(89.9), [])
         (closed,) = self.session.handle_timer(90.0)
         self.assertEqual(closed, e.SessionClosed("silent", 1008, "no heartbeat for 30 s"))
@@ -290,7 +290,8 @@ class ClientSessionTests(unittest.TestCase):
             self.session.receive(m.encode(STREAM), now, WALL + now * 1000)
         asked = [frame for frame in said(self.session) if frame["type"] == "ntp_request"]
         self.assertGreater(len(asked), 30)
-        self.assertEqual(len(self.session._questions), 8)
+        self.assertLessEqual(len(self.session._questions), 8)
+        self.assertEqual(self.session.trips.loss, 1.0)
 
     def test_slow_answers_are_refused(self):
         """CLK-1: over 100 ms."""

@@ -1,0 +1,34 @@
+"""Whether a web page may open a control connection (RFC 6455 section 10.2, RFC 6454).
+
+A browser says in ``Origin`` where the page came from that opens a WebSocket; pages of other
+servers have no business here.  Programs send no ``Origin`` and are not bound by this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+from urllib.parse import urlsplit
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+def origin_allowed(origin: str, host: str, allowed: Collection[str] = ()) -> bool:
+    """Whether a page of ``origin`` may connect.
+
+    :param origin: the ``Origin`` header; empty if there is none.
+    :param host: the ``Host`` header: what the peer called this server.
+    :param allowed: origins that may although they are others, as browsers write them.
+    """
+    if not origin:
+        return True
+    if origin.lower().rstrip("/") in {one.lower().rstrip("/") for one in allowed}:
+        return True
+    try:
+        page = urlsplit(origin)
+        default = _DEFAULT_PORTS[page.scheme.lower()]
+        server = urlsplit(f"//{host}")
+        same = (page.hostname, page.port or default) == (server.hostname, server.port or default)
+    except (KeyError, ValueError):
+        return False  # "null", another scheme, or no address at all
+    return same and bool(page.hostname)
