@@ -54,6 +54,8 @@ from m32net.streaming.profile import Profile
 from m32net.streaming.registry import Limits, Registry
 from m32net.streaming.service import StreamingService
 from m32net.streaming.transmission import TransmissionConfig
+from m32net.trust.files import TrustError
+from m32net.trust.service import TrustService, open_trust
 from m32net.web.api import WebApi
 from m32net.web.auth import Auth
 from m32net.web.service import WebError, WebService
@@ -116,7 +118,7 @@ def makeService(options: Options) -> Server:
     steady_timers(reactor)
     try:
         server = Server(reactor, options.server_config(os.environ))
-    except (ConfigError, StoreError, SourceError, RefusedError) as reason:
+    except (ConfigError, StoreError, SourceError, RefusedError, TrustError) as reason:
         _fail(str(reason))
     reactor.callWhenRunning(_stop_on_signals, reactor)
     return server
@@ -151,7 +153,8 @@ def _fail(reason: str) -> NoReturn:
 class Server(MultiService):
     """All rooms of one server.
 
-    :raises ConfigError, StoreError, SourceError, RefusedError: on construction; one line each.
+    :raises ConfigError, StoreError, SourceError, RefusedError, TrustError: on construction; one
+        line each.
     """
 
     log = RoomLog(namespace="m32net")
@@ -199,11 +202,16 @@ class Server(MultiService):
             encoding=lambda: self.audio.status().state == "running",
             state_dir=config.state_dir,
         )
-        self.web = self._make_web()
         self.mdns: MdnsService | None = None
+        self.trust = self._make_trust()
+        self.web = self._make_web()
         rooms = (self.settings, self.process, self.audio, self.streaming, self.web, self.ops)
         for service in rooms:
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
+        if self.trust is not None:
+            self.trust.setServiceParent(self)  # type: ignore[no-untyped-call]
+            self.status.rooms["trust"] = self.trust.health
+            self.status.figures.append(self.trust.figures)
         self.settings.subscribe(self._settings_changed)
         self.status.rooms |= {
             "audio": watch.health,
@@ -277,6 +285,27 @@ class Server(MultiService):
             note_event=settings.note_event,
         )
 
+    def _make_trust(self) -> TrustService | None:
+        """The certificates of ``--https``; an endpoint that starts with ``ssl:`` has its own."""
+        config = self.config
+        if config.https is None or config.https.startswith("ssl:"):
+            return None
+        return open_trust(
+            self.reactor,
+            config.state_dir / "tls",
+            label=config.name,
+            hosts=self._host_names,
+            certificate=config.tls_certificate,
+            key=config.tls_key,
+            peer_ca=config.peer_ca,
+        )
+
+    def _host_names(self) -> list[str]:
+        """What mDNS calls this server, or will; asked from a thread."""
+        wanted = f"{Advertisement(self.config.name, 0, __version__).host_label()}.local"
+        announced = self.mdns.announced if self.mdns is not None else None
+        return [wanted, announced.host] if announced is not None else [wanted]
+
     def _make_web(self) -> WebService:
         config = self.config
         api = WebApi(
@@ -286,19 +315,24 @@ class Server(MultiService):
             auth=self.auth,
             metrics=self.ops.metrics.render,
             qr_svg=qr_svg,
+            trust=self.trust,
         )
         endpoints = [_on_interface(config.http, config.interface)]
-        if config.https and config.https.startswith("ssl:"):
-            endpoints.append(_on_interface(config.https, config.interface))
-        return WebService(
+        secure = [_on_interface(config.https, config.interface)] if config.https else []
+        if self.trust is None:
+            endpoints += secure
+        api.connections = web = WebService(
             self.reactor,
             api.root(self.control.web_resource()),
             endpoints,
             limits=self._admission(),
             options=_socket_options(config),
+            tls_endpoints=secure if self.trust is not None else [],
+            tls=self.trust.context_factory if self.trust is not None else None,
             mptcp=config.mptcp,
             share_port=config.take_over,
         )
+        return web
 
     def _admission(self) -> AdmissionLimits:
         config = self.config
@@ -359,6 +393,7 @@ class Server(MultiService):
         hosts = [self.config.interface] if self.config.interface else list(local_addresses())
         urls = [f"http://{host}:{port}/" for host in hosts] or [f"http://127.0.0.1:{port}/"]
         self.status.page_url = urls[0]
+        secure = self._secure_urls(hosts or ["127.0.0.1"])
         if self.config.mdns:
             advertisement = Advertisement(
                 self.config.name, port, __version__, node_id=self.settings.node_id
@@ -367,7 +402,7 @@ class Server(MultiService):
             self.mdns = MdnsService(announcer, self.reactor)
             self.mdns.setServiceParent(self)  # type: ignore[no-untyped-call]
             self.status.rooms["discovery"] = self.mdns.health
-        self.reactor.callWhenRunning(self._greet, urls)
+        self.reactor.callWhenRunning(self._greet, urls, secure)
 
     def _persist(self, writing: defer.Deferred[Any]) -> None:
         writing.addErrback(
@@ -380,12 +415,21 @@ class Server(MultiService):
         """The TCP port of the pages; ``--http tcp:0`` lets the system choose it."""
         return int(self.web.ports[0].getHost().port)  # type: ignore[attr-defined]
 
-    def _greet(self, urls: list[str]) -> None:
+    def _secure_urls(self, hosts: list[str]) -> list[str]:
+        """The page's addresses with TLS; none without."""
+        if self.trust is None:
+            return []
+        port = self.web.tls_ports[0].getHost().port  # type: ignore[attr-defined]
+        urls = [f"https://{host}:{port}/" for host in hosts]
+        self.trust.secure_url = urls[0]
+        return urls
+
+    def _greet(self, urls: list[str], secure: list[str]) -> None:
         self.log.info(
             "m32net {version} with {source}: {urls}",
             version=__version__,
             source=self.source.name,
-            urls=" ".join(urls),
+            urls=" ".join(urls + secure),
         )
         lines = [
             qr_terminal(urls[0]),
@@ -396,6 +440,10 @@ class Server(MultiService):
         if self.config.mdns:
             port = self.http_port()
             lines.insert(2, f"  By name:    http://{self.config.name}.local:{port}/")
+        if secure:
+            lines.append(f"  With TLS:   {'  '.join(secure)}")
+            if self.trust is not None and self.trust.ca_pem() is not None:
+                lines.append(f"  To trust:   {urls[0]}ca.crt  (once on every phone; see /admin)")
         print("\n".join(lines), file=sys.__stdout__, flush=True)
 
     @defer.inlineCallbacks
