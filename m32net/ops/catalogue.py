@@ -71,7 +71,17 @@ HELP: Final[Mapping[str, str]] = {
     # connections
     "http_connections": "TCP connections open now, WebSockets included.",
     "http_connections_accepted_total": "TCP connections admitted.",
-    "http_connections_refused_total": "TCP connections refused, by reason where that is known.",
+    "http_connections_refused_total": "TCP connections refused, by reason.",
+    "http_connections_untold_total": "Of the refused: closed without being told why.",
+    "http_requests_late_total": "Connections closed because their request took too long.",
+    "http_addresses_blocked": "Addresses shut out now.",
+    "http_addresses_blocked_total": "Times that an address was shut out.",
+    "http_bytes_received_total": "Bytes received over TCP: HTTP, WebSocket and TLS.",
+    "http_bytes_sent_total": "Bytes sent over TCP: HTTP, WebSocket and TLS.",
+    # level meters
+    "meter_subscribers": "Control sessions that are shown levels.",
+    "meter_messages_total": "Messages with levels sent.",
+    "meter_messages_skipped_total": "Messages with levels not sent to sessions with a queue.",
     "http_connections_untold_total": "TCP connections refused without a word, by a reset.",
     "http_requests_late_total": "HTTP connections ended because no request came in time.",
     "http_addresses_blocked": "Addresses shut out now, for opening too many connections.",
@@ -89,6 +99,9 @@ ERRORS: Final[Mapping[str, str]] = {
     "capture_overruns_total": "capture_overruns",
     "frames_dropped_total": "frames_dropped",
     "frames_late_total": "frames_late",
+    "http_requests_late_total": "requests_late",
+    "store_writes_refused_total": "writes_refused",
+    "history_rows_dropped_total": "history_dropped",
     "http_connections_refused_total": "connections_refused",
 }
 """Counters that are also found under ``m32net_errors_total``, by kind."""

@@ -112,16 +112,17 @@ def steady_timers(reactor: Any) -> None:
         reactor.seconds = time.monotonic
 
 
-def claim(directory: Path) -> int:
-    """Make this process the only server of a state directory, until it ends.
+def claim(directory: Path, name: str = "server.lock") -> int:
+    """Make this process the only one with this role in a state directory, until it ends.
 
-    Two servers on one directory would overwrite each other's settings.
+    Two servers on one directory would overwrite each other's settings.  Never waits: who wants to
+    follow another process asks again.
 
     :returns: a descriptor that must stay open.
-    :raises BlockingIOError: another server has it.
+    :raises BlockingIOError: another process has it.
     :raises OSError: the lock file cannot be made.
     """
-    descriptor = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
