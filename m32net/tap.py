@@ -20,6 +20,7 @@ from twisted.application.service import MultiService
 from twisted.internet import defer
 from twisted.logger import LogLevel
 from twisted.python import usage
+from twisted.web.client import Agent, HTTPConnectionPool
 
 from m32net import __version__
 from m32net.audio.opus import opus_problem
@@ -33,7 +34,7 @@ from m32net.discovery.qr import qr_svg, qr_terminal
 from m32net.interfaces import RefusedError
 from m32net.log import RoomLog
 from m32net.ops.delivery import Counters
-from m32net.ops.process import ProcessMeter, allow_many_files, claim, steady_timers
+from m32net.ops.process import ProcessMeter, allow_many_files, steady_timers
 from m32net.ops.service import OpsService
 from m32net.ops.status import ServerStatus
 from m32net.settings import (
@@ -49,12 +50,17 @@ from m32net.settings import (
 from m32net.store.database import StoreError
 from m32net.store.service import SettingsService, open_settings
 from m32net.streaming.control import ListenerControlFactory
+from m32net.streaming.door import Door
+from m32net.streaming.moving import MigrationService
 from m32net.streaming.negotiation import AudioOffer
 from m32net.streaming.profile import Profile
 from m32net.streaming.registry import Limits, Registry
 from m32net.streaming.service import StreamingService
+from m32net.streaming.target import Introduction
 from m32net.streaming.transmission import TransmissionConfig
+from m32net.succession import Succession
 from m32net.trust.files import TrustError
+from m32net.trust.peers import peer_agent
 from m32net.trust.service import TrustService, open_trust
 from m32net.web.api import WebApi
 from m32net.web.auth import Auth
@@ -161,12 +167,13 @@ class Server(MultiService):
 
     def __init__(self, reactor: Any, config: ServerConfig) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._instance = secrets.token_hex(8)
         self.reactor = reactor
         self.config = config
         RoomLog.threshold = LogLevel.lookupByName(config.log_level)
         self.source = open_source(config.source, config.channels)
+        self.succession = Succession(reactor, config.state_dir, take_over=config.take_over)
         self.settings = self._open_store()
-        self._claim = self._claim_state()
         self.audio_config, self.limits = self._overridden()
         self.no_opus = opus_problem()
         if self.no_opus and self.audio_config.codec == "opus":
@@ -191,7 +198,7 @@ class Server(MultiService):
             config.encoder_threads,
             complexity=config.opus_complexity,
         )
-        self.auth = Auth(self.settings, reactor)
+        self.auth = Auth(self.settings, reactor, local_token=self.succession.token)
         self.control = ListenerControlFactory(self.streaming, reactor=reactor)
         self.control.change_heartbeat_timeout(self.limits.heartbeat_timeout_s)
         self.ops = OpsService(
@@ -205,7 +212,18 @@ class Server(MultiService):
         self.mdns: MdnsService | None = None
         self.trust = self._make_trust()
         self.web = self._make_web()
-        rooms = (self.settings, self.process, self.audio, self.streaming, self.web, self.ops)
+        self.succession.attach(self.settings, self.web)
+        self.succession.promoted = self._open_house
+        rooms = (
+            self.settings,
+            self.process,
+            self.audio,
+            self.streaming,
+            self.web,
+            self.ops,
+            self.migration,
+            self.succession,
+        )
         for service in rooms:
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
         if self.trust is not None:
@@ -223,17 +241,6 @@ class Server(MultiService):
 
     # -- making ----------------------------------------------------------------------------
 
-    def _claim_state(self) -> int:
-        directory = self.config.state_dir
-        try:
-            return claim(directory)
-        except BlockingIOError:
-            raise ConfigError(
-                f"another m32net server uses {directory}; give this one its own --state-dir"
-            ) from None
-        except OSError as reason:
-            raise ConfigError(f"cannot write in {directory}: {reason.strerror}") from None
-
     def _open_store(self) -> SettingsService:
         config = self.config
         return open_settings(
@@ -241,6 +248,7 @@ class Server(MultiService):
             reactor=self.reactor,
             channels=self.source.channels,
             default_names=DEMO_CHANNEL_NAMES if config.source == "demo" else (),
+            shared=self.succession.waiting,
         )
 
     def _overridden(self) -> tuple[AudioConfig, ServerSettings]:
@@ -267,6 +275,7 @@ class Server(MultiService):
             Limits(self.limits.max_listeners, self.limits.heartbeat_timeout_s, config.grace_s),
             new_id=lambda: f"client_{secrets.token_hex(6)}",
             new_token=lambda: secrets.token_urlsafe(32),
+            door=Door(lambda: settings.settings.listener_pin),
         )
         return StreamingService(
             self.reactor,
@@ -277,6 +286,7 @@ class Server(MultiService):
                 dscp=self.limits.dscp,
                 send_method=config.send_method,
                 server_name=config.name,
+                share_ports=self.succession.waiting,
             ),
             server=ServerInfo(config.name, __version__, "master"),
             set_demand=self._set_demand,
@@ -330,9 +340,36 @@ class Server(MultiService):
             tls_endpoints=secure if self.trust is not None else [],
             tls=self.trust.context_factory if self.trust is not None else None,
             mptcp=config.mptcp,
-            share_port=config.take_over,
         )
+        api.migration = self.migration = self._make_migration(web)
         return web
+
+    def _make_migration(self, web: WebService) -> MigrationService:
+        pool: Any = HTTPConnectionPool(self.reactor, persistent=False)  # type: ignore[no-untyped-call]
+        agent: Any = Agent(self.reactor, connectTimeout=5, pool=pool)  # type: ignore[no-untyped-call]
+        return MigrationService(
+            self.reactor,
+            self.streaming,
+            introduce=self._introduce,
+            agent=agent,
+            agent_for_peers=peer_agent(self.reactor, self.trust) if self.trust else None,
+            succession=self.succession,
+            note_event=self.settings.note_event,
+            expect_host=web.expect,
+        )
+
+    def _introduce(self) -> Introduction:
+        """What another server is told of this one."""
+        registry, secure = self.streaming.registry, self.web.tls_ports
+        return Introduction(
+            name=self.config.name,
+            version=__version__,
+            node_id=self.settings.node_id,
+            instance=self._instance,
+            channels=registry.offer.channels,
+            free_places=max(0, registry.limits.max_listeners - len(registry)),
+            https_port=secure[0].getHost().port if secure else None,  # type: ignore[attr-defined]
+        )
 
     def _admission(self) -> AdmissionLimits:
         config = self.config
@@ -356,7 +393,7 @@ class Server(MultiService):
         )
 
     def _first_password(self) -> None:
-        password = self.auth.first_run()
+        password = None if self.succession.waiting else self.auth.first_run()
         if password is not None:
             print(
                 f"\nThe engineer's password (user admin), shown only this once: {password}\n",
@@ -384,6 +421,19 @@ class Server(MultiService):
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
+        if self.succession.waiting:
+            self.reactor.callWhenRunning(
+                print,
+                f"Waiting for the place of the server that uses {self.config.state_dir}; "
+                "`m32net migrate --to` its address moves its listeners here",
+                file=sys.__stdout__,
+                flush=True,
+            )
+        else:
+            self._open_house()
+
+    def _open_house(self) -> None:
+        """This is the server of its state directory now: store options, announce, greet."""
         who = "start-up options"
         if self.audio_config != self.settings.audio_config:
             self._persist(self.settings.set_audio_config(self._audio_options(), who=who))
@@ -400,7 +450,7 @@ class Server(MultiService):
             )
             announcer = ZeroconfAnnouncer(advertisement, self.config.interface)
             self.mdns = MdnsService(announcer, self.reactor)
-            self.mdns.setServiceParent(self)  # type: ignore[no-untyped-call]
+            self.mdns.setServiceParent(self)  # type: ignore[no-untyped-call]  # starts it
             self.status.rooms["discovery"] = self.mdns.health
         self.reactor.callWhenRunning(self._greet, urls, secure)
 

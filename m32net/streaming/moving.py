@@ -70,6 +70,7 @@ class MigrationService(Service):
     :param agent: for plain HTTP; :param agent_for_peers: for HTTPS with certificates of both
         sides, None without TLS.
     :param succession: None where there can be no successor.
+    :param expect_host: called with the address of a listener that has been announced.
     """
 
     name = "migration"
@@ -85,10 +86,12 @@ class MigrationService(Service):
         agent_for_peers: IAgent | None,
         succession: ISuccession | None,
         note_event: Callable[[str, str, Mapping[str, Any]], object],
+        expect_host: Callable[[str], object] = lambda host: None,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
         self.seconds = seconds
+        self._expect_host = expect_host
         self.core = Migration()
         self._streaming = streaming
         self._introduce = introduce
@@ -125,6 +128,8 @@ class MigrationService(Service):
 
     def expect(self, arrivals: Sequence[Arrival]) -> None:
         self._streaming.registry.door.expect(arrivals, self.seconds())
+        for host in {one.host for one in arrivals}:
+            self._expect_host(host)
         self.log.info("{count} listeners are to come from another server", count=len(arrivals))
 
     def introduction(self) -> Introduction:

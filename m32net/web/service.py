@@ -62,6 +62,7 @@ class WebService(Service):
     :param tls_endpoints: the same as ``endpoints``, with TLS by ``tls``, an
         IOpenSSLServerConnectionCreator.
     :param share_port: listen beside another server of this user on the same ports.
+    :ivar listens_at_start: False: it waits for :meth:`listen_again`.
     :ivar ports: what it listens on, in the order of ``endpoints``, then ``tls_endpoints``.
     :ivar tls_ports: those of them that speak TLS.
     """
@@ -87,6 +88,7 @@ class WebService(Service):
         self._endpoints += [(one, tls) for one in tls_endpoints if tls is not None]
         self._mptcp = mptcp
         self._share_port = share_port
+        self.listens_at_start = True
         self.limits = limits or AdmissionLimits(exempt=LOOPBACK)
         self.guard = Guard(
             reactor,
@@ -160,11 +162,12 @@ class WebService(Service):
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         if self._mptcp and not mptcp_available():
             self._log.warn("This kernel has no Multipath TCP; connections are plain TCP")
-        self._listen_all(self._share_port)
+        if self.listens_at_start:
+            self._listen_all(self._share_port)
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        if not self.ports:
+        if not self.ports and self.listens_at_start:
             self.privilegedStartService()
 
     def listen_again(self) -> None:
