@@ -1,4 +1,5 @@
-import { byId, call, describe, element, inOrder, repeat } from "./common.js";
+import { setUpNetwork, showNetwork, showPin, showSecurity } from "./admin-network.js";
+import { byId, call, describe, element, figure, inOrder, repeat } from "./common.js";
 
 let loggedIn = false;
 
@@ -84,8 +85,6 @@ byId("format").addEventListener("submit", async (event) => {
 
 // -- listeners
 
-const figure = (value, digits, unit) => (value == null ? "–" : `${value.toFixed(digits)} ${unit}`);
-
 function row(listener) {
   const quality = listener.quality ?? {};
   const loss = quality.loss == null ? null : quality.loss * 100;
@@ -133,7 +132,7 @@ async function open() {
   ]);
   if (channels) byId("channels").replaceChildren(...inOrder(channels).map(strip));
   if (format) showFormat(format);
-  await showListeners();
+  await Promise.all([showPin(), showSecurity(), showNetwork(), showListeners()]);
 }
 
 byId("login").addEventListener("submit", async (event) => {
@@ -155,6 +154,7 @@ byId("logout").addEventListener("click", async () => {
   show(false);
 });
 
+setUpNetwork(attempt);
 try {
   await call("GET", "/api/session");
   await open();
@@ -163,3 +163,5 @@ try {
   show(false);
 }
 repeat(2, showListeners);
+repeat(5, () => loggedIn && showNetwork());
+repeat(60, () => loggedIn && showSecurity());

@@ -32,6 +32,9 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+export const figure = (value, digits, unit) =>
+  value == null ? "–" : `${value.toFixed(digits)} ${unit}`;
+
 export const inOrder = (channels) =>
   [...channels].sort((a, b) => a.order - b.order || a.id - b.id);
 
