@@ -148,10 +148,13 @@ class BoundedChannel(HTTPChannel):
         self.loseConnection()
 
     def loseConnection(self) -> None:
-        super().loseConnection()  # type: ignore[no-untyped-call]
         if self.phase is not Phase.CLOSING:
-            self.phase = Phase.CLOSING
-            self._within(self.site.deadlines.closing_s)
+            self._close(self.site.deadlines.closing_s)
+
+    def _close(self, within_s: float) -> None:
+        self.phase = Phase.CLOSING
+        self._within(within_s)
+        super().loseConnection()  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.phase = Phase.CLOSING
@@ -180,9 +183,7 @@ class BoundedChannel(HTTPChannel):
         if self.phase is Phase.READING:
             message = f"the request did not come within {self.site.deadlines.request_s:g} s"
             self.transport.write(raw_error(b"408 Request Timeout", "too_slow", message))
-        super().loseConnection()  # type: ignore[no-untyped-call]
-        self.phase = Phase.CLOSING
-        self._within(min(5.0, self.site.deadlines.closing_s))
+        self._close(min(5.0, self.site.deadlines.closing_s))
 
 
 class BoundedSite(Site):

@@ -31,6 +31,8 @@ MAX_REFUSALS: Final = 50
 REFUSAL_S: Final = 5.0
 """For how long one that is refused may take to ask, and then to hear why."""
 
+_SHARE: Final = Setting("SOL_SOCKET", "SO_REUSEPORT", 1)
+
 Refuse = Callable[[Verdict, float], bytes]
 """From why, and the seconds until it may be different, to what the peer is told."""
 
@@ -189,10 +191,14 @@ class GuardedFactory(WrappingFactory[Any]):
 
         :param tls: an IOpenSSLServerConnectionCreator.
         """
-        inside: Any = TLSMemoryBIOFactory(tls, False, self.wrappedFactory)
-        inside.noisy = False
-        other = GuardedFactory(inside, self.guard, secure=True)
-        other._telling = TLSMemoryBIOFactory(tls, False, _Refusals(self.guard))
+
+        def wrapped(factory: Any) -> Any:
+            made = TLSMemoryBIOFactory(tls, False, factory, self.guard.clock)
+            made.noisy = False
+            return made
+
+        other = GuardedFactory(wrapped(self.wrappedFactory), self.guard, secure=True)
+        other._telling = wrapped(_Refusals(self.guard))
         return other
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -336,12 +342,10 @@ def _bind(sock: socket.socket, address: tuple[str, int], backlog: int, share_por
     SO_REUSEPORT counts on both sides: without it a port in use is refused even if its user would
     share.  So it is set before binding only by who means to share, and by all once they listen.
     """
-    share = Setting("SOL_SOCKET", "SO_REUSEPORT", 1)
     if share_port:
-        apply(sock, (share,))
+        apply(sock, (_SHARE,))
     sock.bind(_with_scope(address) if sock.family == socket.AF_INET6 else address)
     sock.listen(backlog)
-    apply(sock, (share,))
 
 
 def _with_scope(address: tuple[str, int]) -> tuple[str, int, int, int]:
@@ -354,7 +358,7 @@ def _with_scope(address: tuple[str, int]) -> tuple[str, int, int, int]:
 def _adjust(port: Any, options: SocketOptions) -> Any:
     """Have a listening port make connections that close without waiting."""
     if _is_tcp(port):
-        apply(port.socket, options.listening())
+        apply(port.socket, (*options.listening(), _SHARE))
         port.transport = lambda *given: _PatientServer(options, *given)
     return port
 

@@ -1,24 +1,29 @@
-"""CON-2: the site's bounds on connections and bodies, on the wire; listening and stopping."""
+"""CON-2, CON-30: bounds on connections and bodies, on the wire; listening and stopping."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import time
 from typing import Any
 
 from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from twisted.internet import defer, reactor
+from twisted.internet import defer, reactor, ssl
 from twisted.internet.address import IPv4Address
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.endpoints import SSL4ClientEndpoint, TCP4ClientEndpoint, connectProtocol
+from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, LoopingCall
 from twisted.internet.testing import StringTransport
 from twisted.trial import unittest
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
+from m32net.web import service
 from m32net.web.answers import MAX_BODY
 from m32net.web.service import WebError, WebService, refusal
 from m32net.web.site import BoundedSite, Deadlines
@@ -26,6 +31,7 @@ from protocols.tcp import protocol as tcp_protocol
 from protocols.tcp.admission import AdmissionLimits, Verdict
 from protocols.tcp.protocol import Guard, GuardedFactory
 from tests.m32net.web.case import WebCase
+from tests.support.certificate import self_signed
 
 
 class Echo(Resource):
@@ -36,6 +42,22 @@ class Echo(Resource):
     def render(self, request: Request) -> bytes:
         assert request.content is not None
         return b"%d" % len(request.content.read())
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def websocket_root() -> Resource:
+    """WebSockets at ``/ws``, and nothing else."""
+    factory = WebSocketServerFactory()
+    factory.protocol = WebSocketServerProtocol
+    root = Resource()
+    root.putChild(b"ws", WebSocketResource(factory))
+    return root
 
 
 class Line:
@@ -140,13 +162,11 @@ class Bodies(SiteCase):
 
 
 class Connections(SiteCase):
-    GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-
     def test_bounded(self) -> None:
         """The next one is told why, closed and counted; a place that gets free is used."""
         lines = [self.line() for _ in range(3)]
         extra = self.line()
-        status, error = error_of(extra.send(self.GET))
+        status, error = error_of(extra.send(GET))
         self.assertEqual(status, b"HTTP/1.1 503 Service Unavailable")
         self.assertEqual(error["code"], "too_many_connections")
         self.assertTrue(extra.closing)
@@ -154,7 +174,7 @@ class Connections(SiteCase):
         self.assertEqual((counts[Verdict.ADMIT], counts[Verdict.FULL]), (3, 1))
         self.lines.remove(lines[0])
         lines[0].lose()
-        self.assertIn(b"200 OK", self.line().send(self.GET))
+        self.assertIn(b"200 OK", self.line().send(GET))
 
     def test_refused_and_silent(self) -> None:
         for _ in range(3):
@@ -173,7 +193,7 @@ class Connections(SiteCase):
 
     def test_idle(self) -> None:
         line = self.line()
-        line.send(self.GET)
+        line.send(GET)
         self.clock.advance(Deadlines().idle_s + 1)
         self.assertTrue(line.closing)
 
@@ -277,16 +297,8 @@ class Real(unittest.TestCase):
     @defer.inlineCallbacks
     def test_websocket_counts_until_it_is_closed(self) -> Any:
         """CON-2: a WebSocket that took over its connection still holds its place."""
-        factory = WebSocketServerFactory()
-        factory.protocol = WebSocketServerProtocol
-        root = Resource()
-        root.putChild(b"ws", WebSocketResource(factory))
-        web = self.start(root, limits=AdmissionLimits(max_connections=1))
-        handshake = (
-            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        socket = yield self.connect(web, handshake)
+        web = self.start(websocket_root(), limits=AdmissionLimits(max_connections=1))
+        socket = yield self.connect(web, HANDSHAKE)
         yield socket.enough
         self.assertIn(b"101 Switching Protocols", socket.received)
         refused = yield self.connect(web, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -300,6 +312,159 @@ class Real(unittest.TestCase):
         self.assertIn(b"404", again.received)
         again.transport.loseConnection()
         yield again.lost
+
+    @defer.inlineCallbacks
+    def test_slow_ones_are_ended(self) -> Any:
+        """CON-2: on real sockets: dribbled headers, dribbled bodies and silence end in time;
+        a keep-alive connection and a WebSocket beside them do not."""
+        times = Deadlines(first_byte_s=0.6, request_s=0.8, idle_s=30)
+        web = self.start(websocket_root(), deadlines=times)
+        socket = yield self.connect(web, HANDSHAKE)
+        kept = yield self.connect(web, GET)
+        yield socket.enough
+        yield kept.enough
+        silent = yield self.connect(web, b"")
+        header = yield self.connect(web, b"GET / HTTP/1.1\r\n")
+        body = yield self.connect(web, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n")
+        dribble = LoopingCall(lambda: [one.transport.write(b"x") for one in (header, body)])
+        dribble.start(0.05)
+        self.addCleanup(lambda: dribble.running and dribble.stop())
+        start = time.monotonic()
+        heard = yield defer.gatherResults([silent.lost, header.lost, body.lost])
+        dribble.stop()
+        self.assertLess(time.monotonic() - start, 10)
+        self.assertEqual(heard[0], b"")
+        for answer in heard[1:]:
+            self.assertIn(b"408 Request Timeout", answer)
+        self.assertEqual(web.counters()["http_requests_late_total"], 3)
+        kept.received = b""
+        kept.enough = defer.Deferred()
+        kept.transport.write(GET)
+        yield kept.enough
+        self.assertIn(b"404", kept.received)
+        self.assertFalse(socket.lost.called)
+
+    @defer.inlineCallbacks
+    def test_rate(self) -> Any:
+        """CON-30: the 11th in a minute hears 429 and when to come back; the abuser is blocked,
+        listed and let in again; announced hosts are not limited."""
+        web = self.start(Echo(), limits=AdmissionLimits(refusals=3))
+        answers = []
+        for _ in range(12):
+            client = yield self.connect(web, GET.replace(b"1.1", b"1.0"))
+            answers.append((yield client.lost))
+        self.assertEqual([b"200 OK" in one for one in answers], [True] * 10 + [False] * 2)
+        status, error = error_of(answers[10])
+        self.assertEqual(status, b"HTTP/1.1 429 Too Many Requests")
+        self.assertEqual(error["code"], "too_many_connections")
+        retry = re.search(rb"Retry-After: (\d+)", answers[10])
+        assert retry is not None
+        self.assertIn(int(retry[1]), range(50, 61))
+        with contextlib.suppress(ConnectError):  # reset before or after it knows it is connected
+            client = yield self.connect(web, GET)
+            self.assertEqual((yield client.lost), b"")
+        (blocked,) = web.blocked()
+        self.assertEqual(blocked.address, "127.0.0.1")
+        self.assertGreater(blocked.remaining_s, 3500)
+        counters = web.counters()
+        self.assertEqual(counters["http_addresses_blocked"], 1)
+        self.assertEqual(counters['http_connections_refused_total{reason="too_many"}'], 2)
+        self.assertEqual(counters['http_connections_refused_total{reason="blocked"}'], 1)
+        self.assertTrue(web.unblock("127.0.0.1"))
+        self.assertFalse(web.unblock("127.0.0.1"))
+        web.expect("127.0.0.1")
+        for _ in range(15):
+            client = yield self.connect(web, GET.replace(b"1.1", b"1.0"))
+            self.assertIn(b"200 OK", (yield client.lost))
+
+    @defer.inlineCallbacks
+    def test_connections_listed(self) -> Any:
+        """CON-13: each with its peer, its age, its bytes and the kernel's round trip."""
+        web = self.start(Echo())
+        client = yield self.connect(web, GET)
+        yield client.enough
+        (one,) = web.connections()
+        own = client.transport.getHost()
+        self.assertEqual((one.host, one.port, one.secure), (own.host, own.port, False))
+        self.assertEqual(one.bytes_received, len(GET))
+        self.assertEqual(one.bytes_sent, len(client.received))
+        self.assertTrue(0 <= one.idle_s <= one.age_s < 5)
+        assert one.rtt_ms is not None
+        self.assertTrue(0 < one.rtt_ms < 1000)
+        self.assertEqual(one.retransmitted, 0.0)
+        self.assertEqual(web.counters()["http_bytes_received_total"], len(GET))
+        self.assertEqual(web.counters()["http_bytes_sent_total"], len(client.received))
+
+    @defer.inlineCallbacks
+    def test_tls(self) -> Any:
+        """CON-32: a second group of endpoints speaks TLS, behind the same guard."""
+        tls = ssl.PrivateCertificate.loadPEM(self_signed("localhost")).options()
+        at = "tcp:0:interface=127.0.0.1"
+        web = self.start(Echo(), tls_endpoints=[at], tls=tls, limits=AdmissionLimits(2))
+        self.assertEqual(web.tls_ports, web.ports[1:])
+        plain = yield self.connect(web, GET)
+        yield plain.enough
+        port = web.tls_ports[0].getHost().port
+        endpoint = SSL4ClientEndpoint(reactor, "127.0.0.1", port, ssl.CertificateOptions())
+        secure = yield connectProtocol(endpoint, Reading(GET))
+        yield secure.enough
+        self.assertIn(b"200 OK", secure.received)
+        self.assertEqual([one.secure for one in web.connections()], [False, True])
+        refused = yield connectProtocol(endpoint, Reading(GET))
+        self.assertIn(b"503", (yield refused.lost))
+
+    @defer.inlineCallbacks
+    def test_tls_handshake_in_time(self) -> Any:
+        """CON-32: who does not get on with the handshake is ended, by the same deadline."""
+        tls = ssl.PrivateCertificate.loadPEM(self_signed("localhost")).options()
+        at = "tcp:0:interface=127.0.0.1"
+        times = Deadlines(first_byte_s=0.3)
+        web = self.start(Echo(), tls_endpoints=[at], tls=tls, deadlines=times)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", web.tls_ports[0].getHost().port)
+        client = yield connectProtocol(endpoint, Reading(b"\x16\x03\x01"))
+        yield client.lost
+        self.assertEqual(web.counters()["http_requests_late_total"], 1)
+
+    @defer.inlineCallbacks
+    def test_stop_listening(self) -> Any:
+        """CON-51: the port goes to a successor, what is open stays open; and back again."""
+        web = self.start(Echo())
+        client = yield self.connect(web, GET)
+        yield client.enough
+        at = f"tcp:{web.ports[0].getHost().port}:interface=127.0.0.1"
+        web._endpoints = [(at, None)]
+        successor = WebService(reactor, Echo(), [at], share_port=True)
+        successor.startService()
+        self.addCleanup(successor.stopService)
+        yield web.stop_listening()
+        for _ in range(5):
+            other = yield self.connect(successor, GET)
+            yield other.enough
+        self.assertEqual(len(successor.connections()), 5)
+        client.enough = defer.Deferred()
+        client.transport.write(GET)
+        yield client.enough
+        self.assertFalse(client.lost.called)
+        web.listen_again()
+        web.listen_again()
+        yield successor.stop_listening()
+        other = yield self.connect(web, GET)
+        yield other.enough
+        self.assertEqual(len(web.connections()), 2)
+
+    @defer.inlineCallbacks
+    def test_multipath(self) -> Any:
+        """CON-1: as an option; where the kernel has none, plain TCP and a line in the log."""
+        for available in (True, False):
+            if not available:
+                self.patch(tcp_protocol, "mptcp_available", lambda: False)
+                self.patch(service, "mptcp_available", lambda: False)
+            web = self.start(Echo(), mptcp=True)
+            client = yield self.connect(web, GET)
+            yield client.enough
+            self.assertIn(b"200 OK", client.received)
+            client.transport.loseConnection()
+            yield client.lost
 
     def test_port_taken(self) -> None:
         """One line that says what, why and what to do."""
