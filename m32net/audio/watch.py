@@ -89,6 +89,7 @@ class AudioWatch:
             "frames_encoded_total": status.frames_encoded,
             "frames_late_total": status.late,
             "frames_dropped_total": status.dropped,
+            "levels_dropped_total": status.levels_dropped,
             "encode_seconds": status.encode_us / 1e6,
             "encoders_active": status.encoders_active,
         }

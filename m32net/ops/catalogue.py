@@ -72,22 +72,17 @@ HELP: Final[Mapping[str, str]] = {
     "http_connections": "TCP connections open now, WebSockets included.",
     "http_connections_accepted_total": "TCP connections admitted.",
     "http_connections_refused_total": "TCP connections refused, by reason.",
-    "http_connections_untold_total": "Of the refused: closed without being told why.",
-    "http_requests_late_total": "Connections closed because their request took too long.",
-    "http_addresses_blocked": "Addresses shut out now.",
-    "http_addresses_blocked_total": "Times that an address was shut out.",
-    "http_bytes_received_total": "Bytes received over TCP: HTTP, WebSocket and TLS.",
-    "http_bytes_sent_total": "Bytes sent over TCP: HTTP, WebSocket and TLS.",
-    # level meters
-    "meter_subscribers": "Control sessions that are shown levels.",
-    "meter_messages_total": "Messages with levels sent.",
-    "meter_messages_skipped_total": "Messages with levels not sent to sessions with a queue.",
     "http_connections_untold_total": "TCP connections refused without a word, by a reset.",
     "http_requests_late_total": "HTTP connections ended because no request came in time.",
     "http_addresses_blocked": "Addresses shut out now, for opening too many connections.",
     "http_addresses_blocked_total": "Addresses shut out since the start.",
     "http_bytes_received_total": "Bytes received on TCP connections, TLS included.",
     "http_bytes_sent_total": "Bytes sent on TCP connections, TLS included.",
+    # level meters
+    "meter_subscribers": "Control sessions that are shown levels.",
+    "meter_messages_total": "Messages with levels sent.",
+    "levels_dropped_total": "Levels of 50 ms dropped because the event loop was too late.",
+    "meter_messages_skipped_total": "Messages with levels not sent to sessions with a queue.",
 }
 
 ERRORS: Final[Mapping[str, str]] = {
