@@ -306,6 +306,7 @@ class ControlServerFactory(WebSocketServerFactory):
             maxConnections=max_connections,
             versions=VERSIONS,
             allowedOrigins=["*"],  # judged by origin_allowed
+            allowNullOrigin=True,
             perMessageCompressionAccept=_accept if compression else None,
         )
 
@@ -367,6 +368,8 @@ def _accept(offers: list[PerMessageDeflateOffer]) -> PerMessageDeflateOfferAccep
     """The first offer, on the condition that nobody keeps anything between two messages."""
     if not offers:
         return None
+    offer = offers[0]
+    offer.request_no_context_takeover = True  # or Autobahn would not tell what we promise
     return PerMessageDeflateOfferAccept(  # type: ignore[no-untyped-call]
-        offers[0], request_no_context_takeover=True, no_context_takeover=True
+        offer, request_no_context_takeover=True, no_context_takeover=True
     )

@@ -12,6 +12,7 @@ HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+DEFLATE = HANDSHAKE[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
@@ -30,10 +31,15 @@ class Transport(StringTransport):
         super().abortConnection()
 
 
-def frame(opcode: int, payload: bytes, *, fin: bool = True, length: int | None = None) -> bytes:
-    """One masked frame (RFC 6455 section 5.2); ``length`` lies about the payload's."""
+def frame(
+    opcode: int, payload: bytes, *, fin: bool = True, rsv: int = 0, length: int | None = None
+) -> bytes:
+    """One masked frame (RFC 6455 section 5.2); ``length`` lies about the payload's.
+
+    :param rsv: the reserved bits, 4 is RSV1.
+    """
     size = len(payload) if length is None else length
-    first = (0x80 if fin else 0) | opcode
+    first = (0x80 if fin else 0) | rsv << 4 | opcode
     if size < 126:
         head = struct.pack("!BB", first, 0x80 | size)
     elif size < 65536:
@@ -68,9 +74,9 @@ class ByteClient:
     def feed(self, data: bytes) -> None:
         self.protocol.dataReceived(data)
 
-    def open(self) -> bytes:
+    def open(self, handshake: bytes = HANDSHAKE) -> bytes:
         """Shake hands; returns the server's answer."""
-        self.feed(HANDSHAKE)
+        self.feed(handshake)
         answer = self.transport.value()
         self.transport.clear()
         return answer
