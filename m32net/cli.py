@@ -66,6 +66,13 @@ def listen_options() -> usage.Options:
     return ListenOptions()  # type: ignore[no-untyped-call]
 
 
+def migrate_options() -> usage.Options:
+    """The options of ``m32net migrate``, loaded when they are asked for."""
+    from m32net.migrate import MigrateOptions  # noqa: PLC0415
+
+    return MigrateOptions()  # type: ignore[no-untyped-call]
+
+
 class Options(usage.Options):
     """``m32net``."""
 
@@ -78,6 +85,7 @@ class Options(usage.Options):
         ["listen", None, listen_options, "Listen to a server: play, record, measure."],
         ["discover", None, DiscoverOptions, "Find servers on this network."],
         ["devices", None, DevicesOptions, "List the sound devices a server can capture."],
+        ["migrate", None, migrate_options, "Move a server's listeners to another one."],
         ["passwd", None, PasswdOptions, "Make a new password for the engineer."],
     ]
 
@@ -152,6 +160,18 @@ def devices(_reactor: Any, options: Mapping[str, Any]) -> defer.Deferred[int]:
     return defer.succeed(0 if found else 1)
 
 
+@defer.inlineCallbacks
+def migrate(reactor: Any, options: Mapping[str, Any]) -> Any:
+    """Move all listeners; status 3 if some stayed, 1 if it failed."""
+    from m32net.migrate import MigrateError, run  # noqa: PLC0415
+
+    try:
+        status: int = yield run(reactor, options)
+    except MigrateError as reason:
+        raise CommandError(str(reason)) from None
+    return status
+
+
 def passwd(reactor: Any, options: Mapping[str, Any]) -> defer.Deferred[int]:
     """Give a user a new password and print it."""
     from m32net.config import default_state_dir  # noqa: PLC0415
@@ -176,6 +196,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "listen": listen,
     "discover": discover,
     "devices": devices,
+    "migrate": migrate,
     "passwd": passwd,
 }
 

@@ -30,7 +30,7 @@ from m32net.ops.local import (
 )
 from m32net.ops.process import claim
 from m32net.store.service import SettingsService
-from m32net.streaming.target import OtherServer
+from m32net.streaming.target import OtherServer, quiet_pool
 from m32net.web.service import WebError, WebService
 
 SERVER_LOCK: Final = "server.lock"
@@ -161,7 +161,7 @@ class Succession(Service):
             os.close(lock)
             return None
         path = socket_path(self._directory, SUCCESSOR_SOCKET)
-        agent = local_agent(self._reactor, path)
+        agent = local_agent(self._reactor, path, quiet_pool(self._reactor))
         return OtherServer(agent, "http://localhost", "the successor", self.token)
 
     async def give_way(self, successor: OtherServer) -> None:

@@ -20,7 +20,7 @@ from twisted.application.service import MultiService
 from twisted.internet import defer
 from twisted.logger import LogLevel
 from twisted.python import usage
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent
 
 from m32net import __version__
 from m32net.audio.opus import opus_problem
@@ -56,7 +56,7 @@ from m32net.streaming.negotiation import AudioOffer
 from m32net.streaming.profile import Profile
 from m32net.streaming.registry import Limits, Registry
 from m32net.streaming.service import StreamingService
-from m32net.streaming.target import Introduction
+from m32net.streaming.target import Introduction, quiet_pool
 from m32net.streaming.transmission import TransmissionConfig
 from m32net.succession import Succession
 from m32net.trust.files import TrustError
@@ -73,6 +73,8 @@ CONNECTIONS_BESIDES: Final = 80
 """Connections kept for pages, REST calls and scrapes on top of one per listener."""
 RECONNECT_AFTER_S: Final = 60.0
 """What listeners are told when the server stops (CON-50)."""
+FLAGS: Final = frozenset({"take-over"})
+"""Options without a value on the command line; elsewhere they are yes or no."""
 
 
 class Options(usage.Options):
@@ -90,9 +92,13 @@ class Options(usage.Options):
         *(
             [s.option, None, None, s.help + (f" [default: {s.default}]" if s.default else "")]
             for s in SETTINGS
+            if s.option not in FLAGS
         ),
     ]
-    optFlags: Final = [["no-mdns", None, "Do not announce the server (same as --mdns no)."]]
+    optFlags: Final = [
+        ["no-mdns", None, "Do not announce the server (same as --mdns no)."],
+        *([s.option, None, s.help] for s in SETTINGS if s.option in FLAGS),
+    ]
 
     def parseOptions(self, options: Any = None) -> None:
         """As usual, but what is wrong is one line and exit status 1, not the whole help."""
@@ -108,6 +114,7 @@ class Options(usage.Options):
     def server_config(self, environ: Mapping[str, str]) -> ServerConfig:
         """:raises ConfigError: a value that cannot be used."""
         given = {setting.option: self[setting.option] for setting in SETTINGS}
+        given |= {option: "yes" if self[option] else None for option in FLAGS}
         if self["no-mdns"]:
             given["mdns"] = "no"
         toml = self["config"] or environ.get("M32NET_CONFIG")
@@ -345,14 +352,15 @@ class Server(MultiService):
         return web
 
     def _make_migration(self, web: WebService) -> MigrationService:
-        pool: Any = HTTPConnectionPool(self.reactor, persistent=False)  # type: ignore[no-untyped-call]
+        pool = quiet_pool(self.reactor)
         agent: Any = Agent(self.reactor, connectTimeout=5, pool=pool)  # type: ignore[no-untyped-call]
+        peers = peer_agent(self.reactor, self.trust, pool=pool) if self.trust else None
         return MigrationService(
             self.reactor,
             self.streaming,
             introduce=self._introduce,
             agent=agent,
-            agent_for_peers=peer_agent(self.reactor, self.trust) if self.trust else None,
+            agent_for_peers=peers,
             succession=self.succession,
             note_event=self.settings.note_event,
             expect_host=web.expect,

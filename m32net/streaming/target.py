@@ -15,6 +15,7 @@ import treq
 from msgspec import Meta, Struct
 from treq.client import HTTPClient
 from twisted.internet.error import ConnectError
+from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.iweb import IAgent
 
 from m32net.interfaces import Arrival, RefusedError
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 TIMEOUT_S: Final = 5.0
 MAX_ANSWER: Final = 1024 * 1024
+KEEP_S: Final = 15
+"""An unused connection is kept so long: longer than between two looks."""
 BATCH: Final = 1000
 """Arrivals in one request; some 200 bytes each."""
 
@@ -72,6 +75,24 @@ class Facts:
 
     channels: frozenset[int]
     introduction: Introduction | None
+
+
+class _QuietFactory(_HTTP11ClientFactory):
+    """Not two lines in the log for every connection."""
+
+    noisy = False
+
+
+def quiet_pool(reactor: Any) -> Any:
+    """Keeps one connection to each server.
+
+    A server is looked at so often that new connections would exceed what it allows an address.
+    """
+    pool: Any = HTTPConnectionPool(reactor)  # type: ignore[no-untyped-call]
+    pool.maxPersistentPerHost = 1
+    pool.cachedConnectionTimeout = KEEP_S
+    pool._factory = _QuietFactory
+    return pool
 
 
 class OtherServer:

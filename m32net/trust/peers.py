@@ -38,8 +38,12 @@ class PeerPolicy:
         return self._trust.client_options(hostname.decode("ascii").strip("[]"))
 
 
-def peer_agent(reactor: Any, trust: IClientTrust, connect_s: float = CONNECT_S) -> Agent:
-    """An Agent for ``https://`` addresses of other servers; connections are not kept.
+def peer_agent(
+    reactor: Any, trust: IClientTrust, connect_s: float = CONNECT_S, pool: Any = None
+) -> Agent:
+    """An Agent for ``https://`` addresses of other servers.
+
+    :param pool: keeps connections; None: they are not kept.
 
     What goes wrong with certificates is told by :func:`why_not`.
     """
@@ -47,7 +51,7 @@ def peer_agent(reactor: Any, trust: IClientTrust, connect_s: float = CONNECT_S) 
         reactor,
         contextFactory=PeerPolicy(trust),
         connectTimeout=connect_s,
-        pool=HTTPConnectionPool(reactor, persistent=False),  # type: ignore[no-untyped-call]
+        pool=pool or HTTPConnectionPool(reactor, persistent=False),  # type: ignore[no-untyped-call]
     )
 
 
