@@ -26,6 +26,7 @@ from m32net.web.answers import (
 from m32net.web.app import app
 from m32net.web.auth import SESSION_S, Session
 from m32net.web.bodies import (
+    MAX_MESSAGE_FIELDS,
     AudioConfigBody,
     AudioConfigUpdate,
     ClockBody,
@@ -45,7 +46,6 @@ from m32net.web.bodies import (
 from m32net.web.public import PublicRoutes
 
 MAX_CHANGES = 64
-MAX_MESSAGE_FIELDS = 20
 MAX_MESSAGE_BYTES = 8 * 1024
 MAX_QUALITY_ROWS = 10_000
 MAX_EVENT_ROWS = 1000

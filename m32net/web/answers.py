@@ -266,6 +266,10 @@ def client_host(request: Request) -> str:
     return str(host).removeprefix("::ffff:")
 
 
+MAX_NUMBER: Final = 1e12
+"""Of a query parameter; Unix time in s reaches it in 31,000 years."""
+
+
 def number(request: Request, name: str, default: float | None = None) -> float | None:
     """A query parameter that is a number.
 
@@ -274,9 +278,12 @@ def number(request: Request, name: str, default: float | None = None) -> float |
     text = text_parameter(request, name)
     if text is None:
         return default
-    if not re.fullmatch(r"\d{1,15}(\.\d{1,9})?", text, re.ASCII):
+    if not re.fullmatch(r"\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,3})?", text, re.ASCII):
         raise RefusedError("invalid_value", f"{name}: {text[:40]!r} is not a number")
-    return float(text)
+    value = float(text)
+    if value > MAX_NUMBER:
+        raise RefusedError("invalid_value", f"{name}: is above {MAX_NUMBER:g}")
+    return value
 
 
 def text_parameter(request: Request, name: str) -> str | None:

@@ -6,6 +6,7 @@ STR-35 to STR-38.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,9 @@ from m32net.settings import (
     QualityRow,
     ServerSettings,
 )
-from m32net.streaming.profile import Codec
+from m32net.streaming.profile import FRAME_US, MAX_BITRATE, MIN_BITRATE, SAMPLE_RATES, Codec
+
+MAX_MESSAGE_FIELDS = 20
 
 State = Literal["healthy", "degraded", "unhealthy"]
 ClientId = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -229,13 +232,23 @@ class AudioConfigBody(Struct, frozen=True):
         )
 
 
+def _one_of(values: Iterable[float]) -> Meta:
+    """For the description alone: what is refused is said by the settings themselves."""
+    return Meta(extra_json_schema={"enum": list(values)})
+
+
 class AudioConfigUpdate(Struct, frozen=True):
     """The fields that are to change; ``reason`` is told to the listeners."""
 
-    sample_rate: int | UnsetType = UNSET
+    sample_rate: Annotated[int, _one_of(SAMPLE_RATES)] | UnsetType = UNSET
     codec: Codec | UnsetType = UNSET
-    bitrate: int | UnsetType = UNSET
-    frame_ms: Annotated[float, Meta(ge=0, le=1000)] | UnsetType = UNSET
+    bitrate: (
+        Annotated[int, Meta(extra_json_schema={"minimum": MIN_BITRATE, "maximum": MAX_BITRATE})]
+        | UnsetType
+    ) = UNSET
+    frame_ms: (
+        Annotated[float, Meta(ge=0, le=1000), _one_of(us / 1000 for us in FRAME_US)] | UnsetType
+    ) = UNSET
     layout: Layout | UnsetType = UNSET
     reason: Annotated[str, Meta(max_length=200)] = ""
 
@@ -298,6 +311,18 @@ class Message(Struct, frozen=True):
 
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
     type: Literal["custom_message", "reconnect"] = "custom_message"
+
+
+DescribedMessage = Annotated[
+    Message,
+    Meta(
+        extra_json_schema={
+            "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+            "maxProperties": 2 + MAX_MESSAGE_FIELDS,
+        }
+    ),
+]
+"""For the description: what a further field may hold."""
 
 
 class MessageAnswer(Struct, frozen=True):

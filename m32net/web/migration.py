@@ -18,7 +18,7 @@ from m32net.web.answers import json_answer, json_body
 from m32net.web.app import app
 from m32net.web.bodies import Done
 
-MAX_ARRIVALS = 10_000
+MAX_ARRIVALS = 1000
 
 Host = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$", max_length=253)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from m32net.settings import Channel, ChannelChange, ServerSettings, Thresholds
 from m32net.web import bodies
+from m32net.web.answers import MAX_NUMBER
 from m32net.web.migration import (
     ArrivalsBody,
     MigrationBody,
@@ -86,7 +87,9 @@ _UDP_PORT: Final = Parameter(
     required=True,
 )
 _CLIENT_ID: Final = Parameter("client_id", {"type": "string"}, "One listener's id.")
-_SINCE: Final = Parameter("since", {"type": "number", "minimum": 0}, "Unix time in s.")
+_SINCE: Final = Parameter(
+    "since", {"type": "number", "minimum": 0, "maximum": MAX_NUMBER}, "Unix time in s."
+)
 _NAMES_PORT: Final = (_UDP_PORT, _CLIENT_ID)
 _PORT_TEXT: Final = "Name the UDP port of this address's control session (STR-36)"
 _TEXT: Final = {"type": "string"}
@@ -257,7 +260,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "/api/message",
         "Tell all listeners something",
         answer=bodies.MessageAnswer,
-        body=bodies.Message,
+        body=bodies.DescribedMessage,
         admin=True,
     ),
     Operation(

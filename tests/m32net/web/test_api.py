@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -184,7 +184,8 @@ def shaped(op: Any) -> st.SearchStrategy[Any]:
         names = ["id", "name", "color", "order", "enabled"]
         one = st.dictionaries(st.sampled_from(names), json_values)
         return st.lists(one, max_size=4)
-    names = list(op.body.__struct_fields__)
+    body = op.body if isinstance(op.body, type) else get_args(op.body)[0]
+    names = list(body.__struct_fields__)
     return st.dictionaries(st.sampled_from(names), json_values, min_size=1)
 
 
