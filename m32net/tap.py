@@ -34,7 +34,7 @@ from m32net.discovery.qr import qr_svg, qr_terminal
 from m32net.interfaces import RefusedError
 from m32net.log import RoomLog
 from m32net.ops.delivery import Counters
-from m32net.ops.process import ProcessMeter, allow_many_files, steady_timers
+from m32net.ops.process import ProcessMeter, allow_many_files, end_within, steady_timers
 from m32net.ops.service import OpsService
 from m32net.ops.status import ServerStatus
 from m32net.settings import (
@@ -73,6 +73,10 @@ CONNECTIONS_BESIDES: Final = 80
 """Connections kept for pages, REST calls and scrapes on top of one per listener."""
 RECONNECT_AFTER_S: Final = 60.0
 """What listeners are told when the server stops (CON-50)."""
+STOP_S: Final = 30
+"""The server has ended after this time, whatever a client, a disk or a library does (CON-50)."""
+ANSWER_S: Final = 10.0
+"""How long a request that is under way may take until the server stops without it."""
 FLAGS: Final = frozenset({"take-over"})
 """Options without a value on the command line; elsewhere they are yes or no."""
 
@@ -151,6 +155,7 @@ def _stop_on_signals(reactor: Any) -> None:
     def stop(_number: int, _frame: object) -> None:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+        end_within(STOP_S)
         reactor.callFromThread(reactor.stop)
 
     for number in numbers:
@@ -506,13 +511,15 @@ class Server(MultiService):
 
     @defer.inlineCallbacks
     def stopService(self) -> Any:
-        """Refuse new connections, tell everybody, stop sending, then close what is left."""
+        """Refuse new connections, tell everybody, answer what was asked, stop sending, close."""
         self.ops.stopping()
+        yield self.web.stop_listening()
         told = self.streaming.tell_all(
             "server_shutdown", "maintenance", {"reconnect_after": RECONNECT_AFTER_S}
         )
         self.log.info("Stopping; {told} listeners were told", told=told)
         yield self.control.close_all(reason="maintenance")
+        yield self.web.site.all_answered(ANSWER_S)
         yield super().stopService()  # type: ignore[no-untyped-call]
 
     # -- what rooms tell each other --------------------------------------------------------

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -133,11 +134,15 @@ class BoundedChannel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         self.phase = Phase.ANSWERING
+        # A WebSocket takes the transport with it: nobody would tell when it has gone.
+        if not self.requests[-1].requestHeaders.hasHeader(b"Upgrade"):
+            self.site.answering.add(self)
         self._within(None)
         super().allContentReceived()  # type: ignore[no-untyped-call]
 
     def requestDone(self, request: HttpRequest) -> None:
         self.phase = Phase.IDLE
+        self.site.answered(self)
         super().requestDone(request)  # type: ignore[no-untyped-call]
         # What had already come of the next request counts from now on.
         if self.phase is Phase.IDLE and (self.requests or self._buffer):
@@ -158,6 +163,7 @@ class BoundedChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.phase = Phase.CLOSING
+        self.site.answered(self)
         self._within(None)
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
@@ -190,6 +196,7 @@ class BoundedSite(Site):
     """The site: bounded bodies and times, and requests in the log at level debug only.
 
     :ivar late: connections ended because a request did not come in time.
+    :ivar answering: connections whose request has come and waits for its answer.
     """
 
     requestFactory = BoundedRequest
@@ -201,7 +208,37 @@ class BoundedSite(Site):
     ) -> None:
         self.deadlines = deadlines or Deadlines()
         self.late = 0
+        self.answering: set[BoundedChannel] = set()
+        self._clock = clock
+        self._waiting: list[Deferred[None]] = []
         super().__init__(root, timeout=self.deadlines.idle_s, reactor=clock)  # type: ignore[no-untyped-call]
+
+    def answered(self, channel: BoundedChannel) -> None:
+        """This connection's request has its answer, or will get none."""
+        self.answering.discard(channel)
+        if not self.answering:
+            waiting, self._waiting = self._waiting, []
+            for one in waiting:
+                one.callback(None)
+
+    def all_answered(self, within_s: float) -> Deferred[None]:
+        """Fires when no request waits for its answer, or when that has taken too long."""
+        done: Deferred[None] = Deferred()
+        if not self.answering:
+            done.callback(None)
+            return done
+        self._waiting.append(done)
+        late = self._clock.callLater(within_s, self._give_up, done)
+
+        def in_time(_: None) -> None:
+            if late.active():
+                late.cancel()
+
+        return done.addCallback(in_time)
+
+    def _give_up(self, done: Deferred[None]) -> None:
+        self._waiting.remove(done)
+        done.callback(None)
 
     def acceptableProtocols(self) -> list[bytes]:
         """By ALPN (RFC 7301): what the bounds hold for."""

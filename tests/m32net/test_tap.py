@@ -25,6 +25,8 @@ class SignalTests(unittest.TestCase):
         self.handlers = dict.fromkeys(signal.valid_signals(), signal.SIG_DFL)
         self.patch(signal, "signal", self.handlers.__setitem__)
         self.patch(signal, "getsignal", self.handlers.__getitem__)
+        self.bounds: list[int] = []
+        self.patch(tap, "end_within", self.bounds.append)
         self.reactor = FakeReactor()
 
     def test_each_stops_once(self) -> None:
@@ -34,6 +36,7 @@ class SignalTests(unittest.TestCase):
             before = self.reactor.stops
             self.handlers[number](number, None)
             self.assertEqual(self.reactor.stops, before + 1)
+            self.assertEqual(self.bounds.pop(), 30)
             for other in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self.assertEqual(self.handlers[other], signal.SIG_DFL)
 

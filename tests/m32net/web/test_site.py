@@ -345,3 +345,43 @@ class UnderTls(DeadlineCase):
         self.pump(line, client, client_side)
         self.assertIn(b"\x81\x05hello", client.wrappedProtocol.heard)
         self.assertFalse(line.closing)
+
+
+class Stopping(DeadlineCase):
+    """CON-50: what is under way gets its answer before the server ends."""
+
+    LATER = b"GET /later HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    def test_nothing_under_way(self) -> None:
+        self.open().feed(GET)
+        self.successResultOf(self.site.all_answered(10))
+
+    def test_waits_for_the_answer(self) -> None:
+        line = self.open()
+        line.feed(self.LATER)
+        done = self.site.all_answered(10)
+        self.clock.advance(3)
+        self.assertNoResult(done)
+        self.root.waiting[0].finish()
+        self.successResultOf(done)
+
+    def test_who_has_gone_waits_no_more(self) -> None:
+        self.open().feed(self.LATER)
+        done = self.site.all_answered(10)
+        self.lose_all()
+        self.successResultOf(done)
+
+    def test_not_for_ever(self) -> None:
+        self.open().feed(self.LATER)
+        first, second = self.site.all_answered(10), self.site.all_answered(20)
+        self.clock.advance(10)
+        self.successResultOf(first)
+        self.assertNoResult(second)
+        self.root.waiting[0].finish()
+        self.successResultOf(second)
+
+    def test_a_websocket_is_no_request(self) -> None:
+        """Its end is told by close_all; here it would never be heard of."""
+        self.open().feed(UPGRADE)
+        self.successResultOf(self.site.all_answered(10))
+        self.assertEqual(self.site.answering, set())
