@@ -12,11 +12,11 @@ ARGS   ?=
 TESTS  ?= tests
 export PYTHON
 
-.PHONY: help run test check bench soak docs clean setup setup-test setup-check
+.PHONY: help run test check audit bench soak docs clean setup setup-test setup-check
 
 help:
 	@grep -E '^#( |$$)' Makefile | cut -c3-
-	@echo "Targets: run test check bench soak docs clean"
+	@echo "Targets: run test check audit bench soak docs clean"
 
 run: setup
 	$(BIN)/twistd -n m32net $(ARGS)
@@ -28,7 +28,12 @@ check: setup-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit -q -c pyproject.toml -r m32net protocols tools
 	$(BIN)/python -m twisted.trial tests.test_architecture
+
+# Known weaknesses of the versions in constraints.txt; asks a service on the Internet.
+audit: setup-test
+	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
 
 bench: setup-test
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -96,7 +96,12 @@ class Server:
     :param agent: keeps its connection: while a successor takes over, a new one reaches that.
     """
 
-    def __init__(self, agent: Any, base: str, token: str = "") -> None:
+    def __init__(
+        self,
+        agent: Any,
+        base: str,
+        token: str = "",  # nosec B107 # none yet
+    ) -> None:
         self._client = HTTPClient(agent)
         self._base = base
         self.token = token

@@ -173,7 +173,7 @@ def _migrate(connection: sqlite3.Connection, number: int, name: str, sql: str) -
             ) STRICT;
             INSERT INTO schema_version VALUES ({number}, '{name}', {time.time()!r});
             {sql}
-            COMMIT;"""  # noqa: S608
+            COMMIT;"""  # noqa: S608  # nosec B608 # files of this package, a number and a time
         )
     except BaseException:
         if connection.in_transaction:

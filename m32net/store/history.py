@@ -191,6 +191,6 @@ def _forget(cursor: sqlite3.Cursor, now: float, retention: Retention) -> None:
     cursor.execute("DELETE FROM quality WHERE at < ?", (now - retention.quality_s,))
     for table, rows in (("quality", retention.quality_rows), ("events", retention.event_rows)):
         cursor.execute(
-            f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?",  # noqa: S608
+            f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?",  # noqa: S608  # nosec B608 # named above
             (rows,),
         )

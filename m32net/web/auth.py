@@ -143,7 +143,7 @@ class Auth:
         self._local = _digest(local_token) if local_token else None
         self._sessions: OrderedDict[bytes, _Open] = OrderedDict()
         self._nobody = self._hasher.hash(secrets.token_urlsafe(32))
-        self.refused = {"wrong_password": 0, "too_many_attempts": 0, "busy": 0}
+        self.refused = {"wrong_password": 0, "too_many_attempts": 0, "busy": 0}  # nosec B105 # counts
 
     # -- users -------------------------------------------------------------------------------------
 

@@ -134,8 +134,8 @@ def _ambience(far_off: Sound, random: np.random.Generator) -> Sound:
     """The audience's microphones: the band's echoes, and the audience."""
     heard = Track(len(far_off))
     for echo in range(8):
-        delay = seconds(0.02 + 0.5 * float(random.random()) ** 1.5)
-        heard.add(far_off, delay, 0.75**echo * float(random.choice((-1, 1))))
+        delay = seconds(0.02 + 0.5 * float(random.random()) ** 1.5)  # nosec B311 # of numpy, for music
+        heard.add(far_off, delay, 0.75**echo * float(random.choice((-1, 1))))  # nosec B311 # of numpy, for music
     loudest = np.abs(heard.sound).max()
     heard.add(demo_drums.applause(len(far_off), random), 0, float(loudest) / 0.3)
     return heard.sound

@@ -61,7 +61,7 @@ def metal(length: float, ring: float, low: float, random: Random) -> Sound:
     samples = seconds(length)
     clash = np.zeros(samples, np.float32)
     for frequency in _METAL_HZ:
-        clash += np.sign(sine(frequency * low / 5000, samples, float(random.random())))
+        clash += np.sign(sine(frequency * low / 5000, samples, float(random.random())))  # nosec B311 # of numpy, for music
     hiss = noise(samples, random)
     return (
         band(0.25 * clash + hiss, low, None) * decay(samples, ring) * envelope(samples, 0.001, 0.02)
@@ -181,5 +181,5 @@ def applause(samples: int, random: Random) -> Sound:
     for beat in range(1, samples // score.BEAT, 2):
         for _ in range(5):
             at = beat * score.BEAT + random.normal(0, seconds(0.012))
-            track.add(clap, at, float(random.uniform(0.05, 0.15)))
+            track.add(clap, at, float(random.uniform(0.05, 0.15)))  # nosec B311 # of numpy, for music
     return track.sound

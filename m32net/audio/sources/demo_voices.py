@@ -47,11 +47,11 @@ def _sing(pitch: int, samples: int, vowel: str, size: float, random: Random) -> 
     :param size: of the throat; over 1 moves the formants up.
     """
     at = times(samples)
-    vibrato = 0.011 * np.sin(2 * np.pi * (5.3 + 0.4 * random.random()) * at)
+    vibrato = 0.011 * np.sin(2 * np.pi * (5.3 + 0.4 * random.random()) * at)  # nosec B311 # of numpy, for music
     vibrato *= np.clip((at - 0.15) / 0.4, 0, 1)
     scoop = -0.03 * decay(samples, 0.04)
     frequency = (hertz(pitch) * (1 + vibrato + scoop)).astype(np.float32)
-    cords = saw(frequency, samples, float(random.random())) + 0.04 * noise(samples, random)
+    cords = saw(frequency, samples, float(random.random())) + 0.04 * noise(samples, random)  # nosec B311 # of numpy, for music
 
     def mouth(frequencies: Sound) -> Response:
         out = np.zeros(len(frequencies), np.complex64)
@@ -85,11 +85,11 @@ def talkback(random: Random) -> Sound:
     for phrase in range(0, score.LONG_BARS, 4):
         at = (phrase + 2.0) * score.BAR
         for _ in range(int(random.integers(7, 13))):
-            samples = seconds(float(random.uniform(0.09, 0.22)))
+            samples = seconds(float(random.uniform(0.09, 0.22)))  # nosec B311 # of numpy, for music
             pitch = int(random.integers(43, 51))
-            vowel = str(random.choice(list(_VOWELS)))
+            vowel = str(random.choice(list(_VOWELS)))  # nosec B311 # of numpy, for music
             syllable = _sing(pitch, samples, vowel, 0.95, random)
-            track.add(syllable, at, float(random.uniform(0.6, 1.0)))
+            track.add(syllable, at, float(random.uniform(0.6, 1.0)))  # nosec B311 # of numpy, for music
             track.add(_consonant(random), at - seconds(0.03), 0.08)
-            at += samples + seconds(float(random.choice((0.01, 0.02, 0.15))))
+            at += samples + seconds(float(random.choice((0.01, 0.02, 0.15))))  # nosec B311 # of numpy, for music
     return track.sound
