@@ -69,6 +69,11 @@ HELP: Final[Mapping[str, str]] = {
     "certificate_expiry_seconds": "Until the server's certificate expires; negative afterwards.",
     "certificates_issued_total": "Server certificates made by the local CA.",
     # connections
+    "control_connections": "WebSockets open now.",
+    "control_messages_received_total": "Control messages received, of all sessions.",
+    "control_messages_sent_total": "Control messages sent, to all sessions.",
+    "control_bytes_received_total": "Bytes received over WebSockets, as on the wire without TLS.",
+    "control_bytes_sent_total": "Bytes sent over WebSockets, as on the wire without TLS.",
     "http_connections": "TCP connections open now, WebSockets included.",
     "http_connections_accepted_total": "TCP connections admitted.",
     "http_connections_refused_total": "TCP connections refused, by reason.",

@@ -6,6 +6,7 @@ go back through the connection itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,17 @@ class ListenerControlFactory(ControlServerFactory):
     def change_heartbeat_timeout(self, seconds: float) -> None:
         """For connections from now on; the registry watches all of them anyway."""
         self.limits = replace(self.limits, heartbeat_timeout_s=seconds)
+
+    def figures(self) -> Mapping[str, float]:
+        """Named figures for ``/metrics``: messages and bytes of all sessions since the start."""
+        traffic = self.traffic()
+        return {
+            "control_connections": len(self.connections),
+            "control_messages_received_total": traffic.messages_received,
+            "control_messages_sent_total": traffic.messages_sent,
+            "control_bytes_received_total": traffic.bytes_received,
+            "control_bytes_sent_total": traffic.bytes_sent,
+        }
 
     def opened(self, connection: ControlConnection) -> None:
         super().opened(connection)

@@ -14,7 +14,7 @@ from protocols.control import messages
 from protocols.control.client_session import ClientSession
 from protocols.control.outbox import Outbox
 from protocols.control.outgoing import CLOSE_GOING_AWAY, CLOSE_POLICY_VIOLATION
-from protocols.control.quality import ControlQuality
+from protocols.control.quality import ControlQuality, Traffic
 
 Event = TypeVar("Event")
 
@@ -23,6 +23,7 @@ class ServerShell(Protocol):
     """What :class:`ControlConnection` needs of the protocol behind it."""
 
     outbox: Outbox
+    traffic: Traffic
 
     @property
     def is_open_now(self) -> bool: ...
@@ -72,6 +73,11 @@ class ControlConnection:
     def dropped(self) -> int:
         """Messages thrown away for the same reason."""
         return self._shell.outbox.dropped
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went over it so far."""
+        return self._shell.traffic
 
     def quality(self, now: float) -> ControlQuality:
         """How the connection fares (CON-13).

@@ -86,6 +86,13 @@ class Traffic:
     bytes_received: int = 0
     bytes_sent: int = 0
 
+    def add(self, other: Traffic) -> None:
+        """Count what went over another connection too."""
+        self.messages_received += other.messages_received
+        self.messages_sent += other.messages_sent
+        self.bytes_received += other.bytes_received
+        self.bytes_sent += other.bytes_sent
+
     def quality(
         self, trips: RoundTrips, now: float, *, queued: int = 0, dropped: int = 0, expired: int = 0
     ) -> ControlQuality:

@@ -40,7 +40,7 @@ from protocols.control.outgoing import (
     CLOSE_POLICY_VIOLATION,
     CLOSE_UNSUPPORTED_DATA,
 )
-from protocols.control.quality import ControlQuality
+from protocols.control.quality import ControlQuality, Traffic
 from protocols.control.server_session import ServerSession
 
 VERSIONS: Final = [13]  # RFC 6455; Autobahn also knows drafts
@@ -294,6 +294,7 @@ class ControlServerFactory(WebSocketServerFactory):
         self.allowed_origins = tuple(allowed_origins)
         self.random = random
         self.connections: set[ControlConnection] = set()
+        self._past = Traffic(0.0)
         self.closing = False
         self._empty: list[Deferred[None]] = []
         self.setProtocolOptions(  # type: ignore[no-untyped-call]
@@ -320,11 +321,20 @@ class ControlServerFactory(WebSocketServerFactory):
 
     def gone(self, connection: ControlConnection) -> None:
         """A connection is lost; called by the protocol."""
+        if connection in self.connections:
+            self._past.add(connection.traffic)
         self.connections.discard(connection)
         if not self.connections:
             waiting, self._empty = self._empty, []
             for deferred in waiting:
                 deferred.callback(None)
+
+    def traffic(self) -> Traffic:
+        """What went over all connections since the start, those that are gone included."""
+        total = Traffic(0.0)
+        for one in (self._past, *(connection.traffic for connection in self.connections)):
+            total.add(one)
+        return total
 
     def close_all(self, code: int = CLOSE_GOING_AWAY, reason: str = "") -> Deferred[None]:
         """Close every connection and take no more; the next is answered 503.

@@ -67,6 +67,19 @@ class ConversationTests(unittest.TestCase):
         self.assertEqual(client.messages()[0]["payload"]["client_id"], "c7")
         self.assertEqual(self.server.factory.connections, {connection})
 
+    def test_traffic_of_all(self):
+        """CON-40: what went over all connections, those that are gone included."""
+        self.server.react[e.Joined] = lambda connection, _: connection.send(m.Welcome("c7"))
+        one, other = self.server.client(), self.server.client("192.0.2.8")
+        one.say(type="hello")
+        other.say(type="hello")
+        before = self.server.factory.traffic()
+        self.assertEqual((before.messages_received, before.messages_sent), (2, 2))
+        self.assertGreater(before.bytes_sent, 2 * len(b'{"type":"welcome"'))
+        one.lose(Failure(ConnectionLost()))
+        self.assertEqual(self.server.factory.traffic().messages_received, 2)
+        self.assertEqual(self.server.factory.traffic().bytes_received, before.bytes_received)
+
     def test_mapped_addresses(self):
         """On a dual-stack socket IPv4 peers have IPv4 addresses still: audio goes there."""
         client = self.server.client("::ffff:192.0.2.9")
