@@ -1,7 +1,7 @@
 """The local CA and the certificates it signs: X.509 as bytes and objects (RFC 5280), no files.
 
 The time is given.  Keys and serial numbers come from the operating system's randomness.  All keys
-are EC P-256: every phone and browser takes it, and a handshake costs a third of a millisecond.
+are EC P-256: every phone and browser takes it, and a handshake costs less than a millisecond.
 """
 
 from __future__ import annotations
