@@ -248,7 +248,13 @@ class Server(MultiService):
             "streaming": self.streaming.health,
             "store": self.settings.health,
         }
-        self.status.figures += [watch.figures, self.streaming.figures, self.web.counters]
+        self.status.figures += [
+            watch.figures,
+            self.streaming.figures,
+            self.control.figures,
+            self.settings.figures,
+            self.web.counters,
+        ]
         self._first_password()
 
     # -- making ----------------------------------------------------------------------------
