@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
 DEFAULT_PORT: Final = 8080
 """The server's own default, for an address without scheme and port."""
+_LONGEST: Final = 253
+_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+"""RFC 1123 section 2.1, with the underscore that some networks have."""
 _SECURE: Final = {"http": False, "ws": False, "https": True, "wss": True}
 
 
@@ -41,6 +47,9 @@ class ServerAddress:
             raise AddressError(_explain(text, f"{scheme}:// is not spoken here"))
         if not host or any(character.isspace() for character in host):
             raise AddressError(_explain(text, "there is no host in it"))
+        host = _plain(host)
+        if host is None:
+            raise AddressError(_explain(text, "there is no host of that name"))
         if port == 0:
             raise AddressError(_explain(text, "port 0 is none"))
         secure = _SECURE[scheme]
@@ -63,6 +72,22 @@ class ServerAddress:
 
     def __str__(self) -> str:
         return f"{self.http}/"
+
+
+def _plain(host: str) -> str | None:
+    """A host name in ASCII (RFC 3490 where it is not), or an IP address; None if it is neither."""
+    with suppress(ValueError):
+        return str(ip_address(host.partition("%")[0])) and host
+    try:
+        plain = host.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        return None
+    labels = plain.removesuffix(".").split(".")
+    if len(plain) > _LONGEST or not all(map(_LABEL.fullmatch, labels)):
+        return None
+    if labels[-1].isdigit():  # RFC 3696 section 2: it would be an IPv4 address, and is none
+        return None
+    return plain
 
 
 def _explain(text: str, why: str) -> str:

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from m32net.listener.disk import DiskThread
 from m32net.listener.figures import Figures
+from m32net.listener.link import Means, Wishes
 from m32net.listener.options import DEFAULT_PORT, Environment
 from m32net.listener.outputs import Outputs
 from m32net.listener.playback import PlaybackError, SoundCard
@@ -27,7 +28,7 @@ from m32net.listener.receiver import PortError, Receiver
 from m32net.listener.recorder import RecordingError
 from m32net.listener.report import Progress, json_line, status_line, summary_text
 from m32net.listener.server_api import http_client
-from m32net.listener.session import ListenerError, Session, Wishes
+from m32net.listener.session import ListenerError, Session
 from m32net.listener.settings import Mix, MixError, load_book
 
 _SWITCH_INTERVAL_S: Final = 0.0005
@@ -79,17 +80,18 @@ class Listening:
             ssrc=int(random() * 2**32) & 0xFFFF_FFFF,
             random=random,
         )
-        self.session = Session(
+        trust = options["ca"]
+        means = Means(
             reactor,
-            options["address"],
+            http or http_client(reactor, options["interface"], trust),
             _wishes(options, mix),
-            receiver,
-            http=http or http_client(reactor, options["interface"]),
             interface=options["interface"],
+            trust=trust,
             environment=environment.variables,
             tell=self._say,
             random=random,
         )
+        self.session = Session(means, options["address"], receiver)
         self.progress = Progress(self.session, seconds())
 
     def start(self) -> None:
@@ -235,6 +237,7 @@ def _wishes(options: Mapping[str, Any], mix: Mix) -> Wishes:
         layout=options["layout"],
         frame_ms=options["frame-ms"],
         sample_rate=options["sample-rate"],
+        pin=options["pin"],
         mix=mix,
         send_muted=options["record"] is not None,
         retry=not options["once"],

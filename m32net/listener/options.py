@@ -8,13 +8,21 @@ from __future__ import annotations
 import getopt
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from twisted.python import usage
 
 from m32net.listener.address import AddressError, ServerAddress
+from m32net.listener.server_api import Trust, TrustError
 from m32net.listener.thresholds import ThresholdError, choose
-from protocols.control.messages import FRAME_MS, MAX_CHANNELS, SAMPLE_RATES
+from protocols.control.messages import (
+    FRAME_MS,
+    MAX_CHANNELS,
+    MAX_NAME,
+    MAX_PIN,
+    SAMPLE_RATES,
+)
 
 CODECS: Final = ("opus", "L16", "L24")
 LAYOUTS: Final = ("bundle", "mono")
@@ -50,6 +58,8 @@ class ListenOptions(usage.Options):
         ["preset", None, None, "Use this preset of the mix file."],
         ["name", "n", None, "Name of this listener on the engineer's page."],
         ["interface", "i", "", "Use this local IPv4 address only."],
+        ["pin", None, None, "The PIN, if the server asks for one."],
+        ["ca", None, None, "Trust servers with a certificate by the CA in this PEM file."],
     ]
     optFlags: ClassVar[list[list[Any]]] = [
         ["play", None, "Play the mix on the sound card."],
@@ -90,6 +100,9 @@ class ListenOptions(usage.Options):
         rate = _number_of("sample-rate", self["sample-rate"], SAMPLE_RATES)
         self["sample-rate"] = None if rate is None else int(rate)
         self["duration"] = _duration(self["duration"])
+        self["name"] = _text("name", self["name"], MAX_NAME)
+        self["pin"] = _text("pin", self["pin"], MAX_PIN)
+        self["ca"] = _trust(self["ca"])
         if self["udp-port"] is not None:
             self["udp-port"] = _port("--udp-port", self["udp-port"])
         if self["preset"] is not None and self["mix"] is None:
@@ -168,6 +181,21 @@ def _port(name: str, value: Any) -> int:
     if port != 0 and not 1024 <= port <= 65_534:
         raise usage.UsageError(f"{name} {_shown(value)}: a port from 1024 to 65534 is needed, or 0")
     return port
+
+
+def _text(name: str, value: str | None, most: int) -> str | None:
+    if value is not None and len(value) > most:
+        raise usage.UsageError(f"--{name} {_shown(value)}: {len(value)} characters; {most} fit")
+    return value
+
+
+def _trust(value: str | None) -> Trust | None:
+    if value is None:
+        return None
+    try:
+        return Trust.load(Path(value))
+    except TrustError as error:
+        raise usage.UsageError(f"--ca {error}") from None
 
 
 def _shown(text: str) -> str:

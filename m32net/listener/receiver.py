@@ -11,6 +11,7 @@ import errno
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -24,20 +25,22 @@ from m32net.listener.held import HeldBack
 from m32net.listener.latency import LatencyMeter
 from m32net.listener.outputs import Outputs
 from m32net.listener.playback import PlaybackError
-from m32net.listener.reception import StreamReception, Totals
+from m32net.listener.reception import StreamReception
 from m32net.listener.recorder import RecordingError
+from m32net.listener.reports import Reports
+from m32net.listener.tally import Tally
 from m32net.listener.thresholds import Thresholds
 from protocols.control.messages import Stream
 from protocols.datagram import Datagram
 from protocols.rtp.protocol import RtpReceiver
-from protocols.rtp.rtcp import Compound, receiver_compounds, report_interval
+from protocols.rtp.rtcp import Compound
 
 MAX_EARLY: Final = 256
 """Packets kept for a stream that was not announced yet."""
+DISK_TIMEOUT_S: Final = 10.0
+"""How long a disk may take to finish the recordings when the listener stops."""
 OUTPUT_ERRORS: Final = (RecordingError, PlaybackError, OpusUnavailable)
 _KEEP_PLAYING_S: Final = 0.004
-_RTCP_BYTES: Final = 120  # of one of our reports, about
-_RTCP_BANDWIDTH: Final = 1000.0  # bytes a second; the 5 s minimum decides in the end
 
 
 class PortError(Exception):
@@ -89,21 +92,17 @@ class Receiver:
         self._wanted = wanted
         self._thresholds = thresholds or Thresholds()
         self._failed = failed
-        self._ssrc = ssrc
-        self._random = random
         self._monotonic_ns = monotonic_ns
         self._realtime_ns = realtime_ns
         self._sockets = self._sockets_at(port)
-        self._before = Totals()  # of streams that have ended
-        self._late_before = 0
-        self._concealed_before_ms = 0.0
-        self._skipped_before_ms = 0.0
+        self._tally = Tally()
         self._early: deque[Datagram] = deque(maxlen=MAX_EARLY)
         self._held = HeldBack(round(force_delay_ms * 1e6))
         self._pause_from_ns: int | None = None
-        self._going_over = False
+        self.going_over = False
+        """Whether the cross-fade to it has begun."""
         self._moved: Callable[[], object] = lambda: None
-        self._report: IDelayedCall | None = None
+        self._reports = Reports(reactor, ssrc, random, realtime_ns, self._send_report)
         self._chain_call: IDelayedCall | None = None
         self._release: IDelayedCall | None = None
 
@@ -147,12 +146,19 @@ class Receiver:
         :returns: fires when they are, with what went wrong with them.
         """
         self._sockets.stop()
-        for call in (self._report, self._chain_call, self._release):
+        self._reports.stop()
+        for call in (self._chain_call, self._release):
             if call is not None and call.active():
                 call.cancel()
-        self._report = self._chain_call = self._release = None
+        self._chain_call = self._release = None
         self._end_stream()
-        return self.outputs.close()
+        closing = self.outputs.close()
+        return closing.addTimeout(DISK_TIMEOUT_S, self._reactor, self._disk_hangs)
+
+    @staticmethod
+    def _disk_hangs(result: object, timeout_s: float) -> list[Exception]:
+        reason = f"the disk has not answered for {timeout_s:g} s"
+        return [RecordingError(f"{reason}: the end of the recording is missing")]
 
     # -- what the control session says
 
@@ -160,6 +166,13 @@ class Receiver:
     def stream(self) -> Stream | None:
         """What is heard."""
         return None if self.flow is None else self.flow.stream
+
+    @property
+    def flows(self) -> bool:
+        """Whether something is heard: it was announced, and has not stopped."""
+        if self.flow is None:
+            return False
+        return not self.flow.plan.groups or self.flow.stopped_s(self._realtime_ns()) is None
 
     @property
     def reception(self) -> StreamReception | None:
@@ -181,8 +194,7 @@ class Receiver:
         self._admit()
         self._guard(lambda: self.outputs.begin(flow.plan, self._thresholds))
         self._claim_early(lambda one: one.address[0] == host and flow.reception.knows(one.data))
-        if self._report is None:
-            self._schedule_report(initial=True)
+        self._reports.start()
 
     def follow(
         self, stream: Stream, host: str, latency: LatencyMeter, moved: Callable[[], object]
@@ -220,15 +232,14 @@ class Receiver:
 
     def leave_off(self) -> None:
         """What was to follow does not; what is heard goes on.  Nothing if it has begun to."""
-        if self.coming is not None and not self._going_over:
+        if self.coming is not None and not self.going_over:
             self.coming = None
             self.outputs.give_up()
             self._admit()
 
     def _admit(self) -> None:
         """Let in what the servers we listen to send, and nothing else."""
-        flows = [flow for flow in (self.flow, self.coming) if flow is not None]
-        self._sockets.only_from = tuple(flow.address for flow in flows)
+        self._sockets.only_from = tuple(flow.address for flow in self._flows)
 
     def _claim_early(self, wanted: Callable[[Datagram], bool]) -> None:
         """Take in what came before its announcement."""
@@ -302,12 +313,12 @@ class Receiver:
         """See whether the coming stream may take over, or has."""
         if self.coming is None or self.flow is None:
             return
-        if not self._going_over:
+        if not self.going_over:
             now_ns = self._realtime_ns()
             stopped_s = self.flow.stopped_s(now_ns)
             if not self.coming.filled(now_ns, hurry=stopped_s is not None):
                 return
-            self._going_over = True
+            self.going_over = True
             if self.outputs.coming is not None:
                 self._guard(lambda: self.outputs.go_over(stopped_s))
         if self.outputs.went_over:
@@ -316,12 +327,12 @@ class Receiver:
     def _take_over(self) -> None:
         """The cross-fade is over."""
         assert self.flow is not None and self.coming is not None
-        self._sum_up()
+        self._tally.ended(self.flow, self.outputs.chains, self.outputs.live)
         self.outputs.take_over()
         self.flow, self.coming = self.coming, None
-        self._going_over = False
+        self.going_over = False
         self._pause_from_ns = None
-        self._discount()
+        self._tally.begins(self.flow, self.outputs.chains, self.outputs.live)
         self.latency.follow(self.flow.latency)
         self.flow.reception.latency = self.latency
         self._admit()
@@ -365,113 +376,49 @@ class Receiver:
     def _end_stream(self) -> None:
         if self.flow is None:
             return
-        self._going_over = False
+        self.going_over = False
         self.leave_off()
-        self._sum_up()
+        self._tally.ended(self.flow, self.outputs.chains, self.outputs.live)
         self._pause_from_ns = self.flow.reception.last_arrival_ns or self._pause_from_ns
         self._guard(self.outputs.end)
         self.flow = None
 
-    # -- reports
-
-    def _rtcp(self, compound: Compound, arrival_ns: int) -> None:
-        for flow in (self.flow, self.coming):
-            if flow is not None:
-                flow.reception.sender_reports(compound, arrival_ns)
-
-    def _schedule_report(self, *, initial: bool = False) -> None:
-        delay = report_interval(
-            members=2,
-            senders=1,
-            bandwidth=_RTCP_BANDWIDTH,
-            we_sent=False,
-            average_bytes=_RTCP_BYTES,
-            initial=initial,
-            randomness=self._random(),
-        )
-        self._report = self._reactor.callLater(delay, self._send_report)
-
-    def _send_report(self) -> None:
-        self._schedule_report()
-        for flow in (self.flow, self.coming):
-            blocks = [] if flow is None else flow.reception.report_blocks(self._realtime_ns())
-            if flow is None or not blocks:
-                continue
-            name = f"m32net-listener-{self._ssrc:08x}"
-            for data in receiver_compounds(self._ssrc, blocks, name):
+    def _send_report(self, compounds: Callable[[Flow], list[bytes]]) -> None:
+        for flow in self._flows:
+            for data in compounds(flow):
                 self._sockets.send_rtcp(data, flow.rtcp_address)
 
-    # -- figures
+    def _rtcp(self, compound: Compound, arrival_ns: int) -> None:
+        for flow in self._flows:
+            flow.reception.sender_reports(compound, arrival_ns)
+
+    @property
+    def _flows(self) -> list[Flow]:
+        return [flow for flow in (self.flow, self.coming) if flow is not None]
 
     def figures(self) -> Figures:
         """A snapshot of everything."""
-        flow, live = self.flow, self.outputs.live
-        totals = self._before if flow is None else self._before.plus(flow.totals())
-        delay = None if flow is None else flow.watch
-        if live is not None:
-            delay = live.buffer.delay
         speaker = self.outputs.speaker
-        return Figures(
-            totals=totals,
-            jitter_ms=0.0 if flow is None else flow.reception.jitter_ms,
+        return replace(
+            self._tally.figures(self.flow, self.outputs.chains, self.outputs.live),
             latency_ms=self.latency.last_ms,
-            buffer_ms=0.0 if delay is None else delay.target_ms,
-            buffer_reason="nothing received yet" if delay is None else delay.reason,
             dropped=self._held.dropped,
-            late=self._late_before + self._late(),
-            concealed_ms=self._concealed_before_ms + self._concealed_ms(),
-            skipped_ms=self._skipped_before_ms + self._skipped_ms(),
             capture_ms=self._capture_ms(),
             underruns=None if speaker is None else speaker.ring.underruns,
             drift_ppm=None if speaker is None else speaker.drift.correction * 1e6,
         )
-
-    def _sum_up(self) -> None:
-        """The stream that flows is to count as one that has ended."""
-        assert self.flow is not None
-        self._before = self._before.plus(self.flow.totals())
-        self._late_before += self._late()
-        self._concealed_before_ms += self._concealed_ms()
-        self._skipped_before_ms += self._skipped_ms()
-
-    def _discount(self) -> None:
-        """The stream that flows now counts from here on."""
-        assert self.flow is not None
-        self.flow.count_from_now()
-        self._late_before -= self._late()
-        self._concealed_before_ms -= self._concealed_ms()
-        self._skipped_before_ms -= self._skipped_ms()
-
-    def _late(self) -> int:
-        if self.outputs.live is not None:
-            return self.outputs.live.buffer.counters.late
-        return 0 if self.flow is None else self.flow.late
-
-    def _concealed_ms(self) -> float:
-        chains, flow = self.outputs.chains, self.flow
-        if flow is None or not chains:
-            return 0.0
-        samples = max(chain.playout.concealed for chain in chains) / len(flow.plan.channels)
-        return samples * 1000 / flow.plan.sample_rate
-
-    def _skipped_ms(self) -> float:
-        live, flow = self.outputs.live, self.flow
-        if flow is None or live is None:
-            return 0.0
-        return live.buffer.counters.skipped_time * 1000 / flow.plan.clock_rate
 
     def _capture_ms(self) -> float | None:
         """From capture to arrival; while playing to what the sound card puts out."""
         reception, offset_ns = self.reception, self.latency.offset_ns
         if reception is None or offset_ns is None or reception.last_timestamp is None:
             return None
-        live, speaker, card = self.outputs.live, self.outputs.speaker, self.outputs.card
+        voice, speaker, card = self.outputs.voice, self.outputs.speaker, self.outputs.card
         timestamp, at_ns = reception.last_timestamp, reception.last_arrival_ns or 0
-        if live is not None and speaker is not None and card is not None:
-            assert self.outputs.voice is not None
-            if self.outputs.voice.last_played is None:
+        if voice is not None and voice.live is not None and speaker is not None:
+            if voice.last_played is None or card is None:
                 return None
-            timestamp = live.buffer.timestamp_of(self.outputs.voice.last_played)
+            timestamp = voice.live.buffer.timestamp_of(voice.last_played)
             ahead = speaker.level_s + card.latency_s
             at_ns = self._realtime_ns() + round(ahead * 1e9)
         captured_ns = reception.captured_ns(timestamp)

@@ -69,6 +69,8 @@ class Progress:
             "concealed_ms": interval.concealed_ms,
             "bytes": interval.octets,
             "mbps": interval.mbps,
+            "server": str(self.session.address),
+            "migration": self.session.migration(),
             **_sound(figures, self._receiver.outputs.meters()),
         }
 
@@ -104,6 +106,17 @@ class Progress:
             "mbps": round(totals.octets * 8 / 1e6 / seconds, 3),
             "reconnects": self.session.reconnects,
             "qos_posted": self.session.qos_posted,
+            "moves": [
+                {
+                    "from": one.origin,
+                    "to": one.target,
+                    "at_s": round(one.at_s - self.started, 3),
+                    "took_s": round(one.took_s, 3),
+                    "attempts": one.attempts,
+                    "alike": None if one.alike is None else round(one.alike, 3),
+                }
+                for one in self.session.moves
+            ],
             "recorded": recorded,
         }
 
@@ -115,7 +128,7 @@ def json_line(report: dict[str, Any]) -> str:
 
 def status_line(report: dict[str, Any], width: int) -> str:
     """A progress report for one line of a terminal."""
-    if report["state"] != "streaming":
+    if report["state"] not in ("streaming", "moving"):
         return f"{report['elapsed_s']:6.0f} s  {report['state']} ..."[:width]
     latency = report["latency_p50_ms"]
     parts = [
@@ -128,6 +141,8 @@ def status_line(report: dict[str, Any], width: int) -> str:
     ]
     if report["concealed_ms"]:
         parts.insert(3, f"concealed {report['concealed_ms']:.0f} ms")
+    if report["migration"] is not None:
+        parts.append(f"moving to {report['migration']['to']}: {report['migration']['step']}")
     return "  ".join(parts)[:width]
 
 
@@ -141,6 +156,11 @@ def summary_text(summary: dict[str, Any]) -> str:
         f"jitter {summary['jitter_ms']:.2f} ms (most {summary['jitter_max_ms']:.2f} ms), latency "
         f"{latency}, buffer {summary['buffer_ms']:.0f} ms, concealed "
         f"{summary['concealed_ms']:.0f} ms",
+    ]
+    kept = "; the recording goes on over it" if summary["recorded"] else ""
+    lines += [
+        f"moved to {one['to']} at {one['at_s']:.1f} s by a cross-fade of 20 ms{kept}"
+        for one in summary["moves"]
     ]
     lines += [f"recorded {path}" for path in summary["recorded"]]
     return "\n".join(lines)

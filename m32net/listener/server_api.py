@@ -5,7 +5,10 @@ Thin calls through treq, each with a time-out and a bound on the answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -15,14 +18,21 @@ from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.ssl import optionsForClientTLS
-from twisted.web.client import Agent
+from twisted.internet.ssl import (
+    Certificate,
+    optionsForClientTLS,
+    trustRootFromCertificates,
+)
+from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from m32net.listener.thresholds import ThresholdError, Thresholds
 
 TIMEOUT_S: Final = 5.0
+KEPT_S: Final = 30.0
+"""How long an unused connection is kept: longer than between two reports, shorter than the 60 s
+after which the server ends it."""
 MAX_ANSWER: Final = 1024 * 1024
 
 
@@ -59,33 +69,87 @@ class _ThresholdBody(Struct):
     drop: float
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose certificates are trusted, besides those the system trusts: none.
+
+    :ivar file: where they are from, for people.
+    :ivar root: for :func:`twisted.internet.ssl.optionsForClientTLS`.
+    """
+
+    file: str
+    root: Any
+
+    @classmethod
+    def load(cls, path: Path) -> Trust:
+        """Read a PEM file with one or more certificates.
+
+        :raises TrustError: it cannot be read, or holds none.
+        """
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_ANSWER)
+        except OSError as error:
+            raise TrustError(f"{path}: {error.strerror}") from None
+        found = re.findall(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", data, re.S)
+        try:
+            certificates = [Certificate.loadPEM(one) for one in found]
+        except Exception:  # pyOpenSSL and cryptography raise what they like
+            certificates = []
+        if not certificates:
+            raise TrustError(f"{path}: there is no certificate in it; PEM is needed, as /ca.pem is")
+        root = trustRootFromCertificates(certificates)  # type: ignore[no-untyped-call]
+        return cls(str(path), root)
+
+
+class TrustError(Exception):
+    """The CA's certificate cannot be used: one line that says why."""
+
+
 def endpoint(
-    reactor: Any, host: str, port: int, *, secure: bool, interface: str = ""
+    reactor: Any,
+    host: str,
+    port: int,
+    *,
+    secure: bool,
+    interface: str = "",
+    trust: Trust | None = None,
 ) -> IStreamClientEndpoint:
     """Where both the WebSocket and HTTP connect to.
 
     Always IPv4: the audio is, and the server sends it only where the control connection is from.
+
+    :param trust: what the server's certificate is checked by; its names always are.
     """
     bind = (interface, 0) if interface else None
     way: Any = TCP4ClientEndpoint(reactor, host, port, timeout=TIMEOUT_S, bindAddress=bind)
     if secure:
-        way = wrapClientTLS(optionsForClientTLS(host), way)
+        root = None if trust is None else trust.root
+        way = wrapClientTLS(optionsForClientTLS(host, trustRoot=root), way)
     found: IStreamClientEndpoint = way
     return found
 
 
-def http_client(reactor: Any, interface: str = "") -> HTTPClient:
-    """An HTTP client that connects as the control connection does."""
+def http_client(reactor: Any, interface: str = "", trust: Trust | None = None) -> HTTPClient:
+    """An HTTP client that connects as the control connection does.
+
+    It keeps one connection to a server open: a server admits few new ones a minute (CON-30).
+    """
 
     @implementer(IAgentEndpointFactory)
     class Endpoints:
         def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
             secure = uri.scheme == b"https"
             host = uri.host.decode("ascii")
-            return endpoint(reactor, host, uri.port, secure=secure, interface=interface)
+            return endpoint(
+                reactor, host, uri.port, secure=secure, interface=interface, trust=trust
+            )
 
+    pool: Any = HTTPConnectionPool(reactor, persistent=True)  # type: ignore[no-untyped-call]
+    pool.maxPersistentPerHost = 1
+    pool.cachedConnectionTimeout = KEPT_S
     agent: Any = Agent  # untyped in Twisted
-    return HTTPClient(agent.usingEndpointFactory(reactor, Endpoints()))
+    return HTTPClient(agent.usingEndpointFactory(reactor, Endpoints(), pool))
 
 
 class ServerApi:

@@ -1,4 +1,4 @@
-"""A listener from start to stop: control connection, HTTP, and coming back by itself (STR-23).
+"""A listener from start to stop: connecting, asking, moving on, and coming back by itself (STR-23).
 
 Carries out what :data:`m32net.listener.life.TABLE` says, and hands what flows to the
 :class:`~m32net.listener.receiver.Receiver`.  It knows a server only by its documented WebSocket
@@ -7,61 +7,34 @@ and REST interface.  What it has to tell people goes to one callable.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
-from twisted.python.failure import Failure
 
 from m32net.listener.address import ServerAddress
-from m32net.listener.figures import Figures, Interval, qos_body
 from m32net.listener.life import TABLE, Action, Happening, Life
+from m32net.listener.link import Means, ServerLink, lost
+from m32net.listener.move import Move, Moved
+from m32net.listener.qos import QosReports
 from m32net.listener.receiver import Receiver
-from m32net.listener.server_api import AudioMeta, ServerApi, endpoint
-from m32net.listener.settings import Mix
-from m32net.listener.thresholds import Thresholds, choose
+from m32net.listener.thresholds import Thresholds
 from protocols.backoff import Backoff
-from protocols.clock.ntp import NtpFilter
 from protocols.control import events
-from protocols.control.client_session import ClientSession
 from protocols.control.connection import ControlClient
-from protocols.control.messages import ChannelRequest, ClientConfig, Event, Hello
-from protocols.control.protocol import ControlClientFactory, connect, wall_clock_ms
+from protocols.control.messages import Event, Migration
 from protocols.errors import RemoteProtocolError
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """How long the server may take to answer ``client_config`` with ``stream``."""
 SILENCE_S: Final = 10.0
 """Streaming without a packet for so long: ask again."""
-QOS_INTERVAL_S: Final = 5.0
 MAX_RECONNECT_AFTER_S: Final = 300.0
-BYE_TIMEOUT_S: Final = 1.0
-"""How long a server may take to let go of a listener that leaves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the listener asks the server for; None leaves it to the server.
-
-    :ivar channels: ids in the order wanted; None for all there are.
-    :ivar codec: ``opus``, ``L16`` or ``L24``.
-    :ivar send_muted: also channels that the mix mutes, as recordings need them.
-    :ivar retry: come back after a failure; False ends at the first one.
-    """
-
-    name: str | None = None
-    channels: tuple[int, ...] | None = None
-    codec: str | None = None
-    layout: str | None = None
-    frame_ms: float | None = None
-    sample_rate: int | None = None
-    mix: Mix = field(default_factory=Mix)
-    send_muted: bool = False
-    retry: bool = True
+MAX_SENT_ON: Final = 3
+"""Servers that send a listener on to another before any audio, one after another; then it waits."""
+MAX_MOVES: Final = 100
+"""Moves kept for the summary."""
 
 
 class ListenerError(Exception):
@@ -72,63 +45,59 @@ class Session:
     """One listener.
 
     :param receiver: started by :meth:`start`, stopped by :meth:`stop`.
-    :param http: treq, or something like it.
-    :param interface: local address to connect from; empty for any.
-    :param environment: for the thresholds (STR-27).
-    :param tell: called with sentences for people.
-    :param random: gives numbers 0 <= x < 1.
+    :ivar link: to the server we are at, or try to be.
     :ivar ended: fires with None when :meth:`stop` is done, or fails with :class:`ListenerError`.
+    :ivar moves: moves to other servers that are done.
     """
 
-    def __init__(
-        self,
-        reactor: Any,
-        address: ServerAddress,
-        wishes: Wishes,
-        receiver: Receiver,
-        *,
-        http: Any,
-        interface: str = "",
-        environment: Mapping[str, str] | None = None,
-        tell: Callable[[str], object] = lambda text: None,
-        random: Callable[[], float] = lambda: 0.5,
-        seconds: Callable[[], float] = time.monotonic,
-        wall_ms: Callable[[], float] = wall_clock_ms,
-        open_control: Callable[[ControlClientFactory, Any], Deferred[ControlClient]] = connect,
-    ) -> None:
+    def __init__(self, means: Means, address: ServerAddress, receiver: Receiver) -> None:
         self.state = Life.IDLE
-        self.address = address
-        self.wishes = wishes
         self.receiver = receiver
-        self.meta: AudioMeta | None = None
-        self.client_id: str | None = None
         self.reconnects = 0
-        self.qos_posted = 0
-        self.round_trip_ms: float | None = None
-        self.clock_offset_ms: float | None = None
+        self.moves: list[Moved] = []
         self.ended: Deferred[None] = Deferred()
-        self._reactor = reactor
-        self._api = ServerApi(http, address.http)
-        self._interface = interface
-        self._environment = environment or {}
-        self._tell = tell
-        self._random = random
-        self._seconds = seconds
-        self._wall_ms = wall_ms
-        self._open_control = open_control
-        self._backoff = Backoff(random)
-        self._clock = NtpFilter()
-        self._token: str | None = None
-        self._step_rate: int | None = None  # the best rate, as the server told us
-        self._client: ControlClient | None = None
-        self._leaving: ControlClient | None = None  # has been told bye
-        self._opening: Deferred[ControlClient] | None = None
-        self._learning: Deferred[Any] | None = None
+        self.link = ServerLink(means, address)
+        self._means = means
+        self._reactor = means.reactor
+        self._tell = means.tell
+        self._seconds = means.seconds
+        self._backoff = Backoff(means.random)
+        self._reports = QosReports(means.wall_ms)
+        self._gone: list[Deferred[None]] = []  # of connections that were told bye
         self._timer: IDelayedCall | None = None
         self._pulse: IDelayedCall | None = None
         self._not_before = 0.0
         self._heard = (0, 0.0)  # packets so far, and when they last became more
-        self._reported: tuple[Figures, float] | None = None
+        self._move: Move | None = None
+        self._told_at = 0.0
+        self._other: ServerAddress | None = None  # to try if this server is not to be reached
+        self._sent_on = 0
+        self._barred = False
+
+    @property
+    def address(self) -> ServerAddress:
+        """Of the server we are at, or try to be."""
+        return self.link.address
+
+    @property
+    def client_id(self) -> str | None:
+        return self.link.client_id
+
+    @property
+    def round_trip_ms(self) -> float | None:
+        return self.link.round_trip_ms
+
+    @property
+    def clock_offset_ms(self) -> float | None:
+        return self.link.clock_offset_ms
+
+    @property
+    def qos_posted(self) -> int:
+        return self._reports.posted
+
+    def migration(self) -> dict[str, Any] | None:
+        """The move that is under way, for reports."""
+        return None if self._move is None else self._move.describe()
 
     # -- life
 
@@ -144,14 +113,15 @@ class Session:
     def stop(self) -> Deferred[list[Exception]]:
         """Say bye, close everything and finish the recordings.
 
-        :returns: fires when the control connection is gone, after :data:`BYE_TIMEOUT_S` at most,
-            and the recordings are finished, with what went wrong with them.
+        :returns: fires when the control connections are gone, after
+            :data:`~m32net.listener.link.BYE_TIMEOUT_S` at most, and the recordings are finished,
+            with what went wrong with them.
         """
         self._happen(Happening.STOP)
         if self._pulse is not None and self._pulse.active():
             self._pulse.cancel()
         recorded = self.receiver.stop()
-        gone = self._gone()
+        gone = gatherResults(self._gone)
 
         def stopped(errors: list[Exception]) -> list[Exception]:
             self._finish(None)
@@ -175,100 +145,38 @@ class Session:
     # -- actions
 
     def _connect(self, argument: None) -> None:
-        hello = Hello(self.client_id, self.wishes.name, self._token)
-        factory = ControlClientFactory(
-            self.address.websocket,
+        self.link.open(
             self._control_event,
-            reactor=self._reactor,
-            make_session=lambda: ClientSession(hello, spread=self._random, clock=self._clock),
-            seconds=self._seconds,
-            wall_ms=self._wall_ms,
+            lambda: self._happen(Happening.OPENED, f"connected to {self.address}"),
+            lambda reason: self._happen(Happening.FAILED, reason),
         )
-        way = endpoint(
-            self._reactor,
-            self.address.host,
-            self.address.port,
-            secure=self.address.secure,
-            interface=self._interface,
-        )
-        self._opening = self._open_control(factory, way)
-        self._opening.addCallbacks(self._opened, self._not_opened)
-
-    def _opened(self, client: ControlClient) -> None:
-        self._opening = None
-        self._client = client
-        self._happen(Happening.OPENED, f"connected to {self.address}")
-
-    def _not_opened(self, failure: Failure) -> None:
-        self._opening = None
-        reason = f"{self.address} cannot be reached ({_short(failure.getErrorMessage())})"
-        self._happen(Happening.FAILED, reason)
 
     def _learn(self, argument: None) -> None:
-        """Fetch what the server offers; a server without REST is asked for everything."""
-        self._drop_learning()
-        learning: Deferred[list[Any]] = gatherResults(
-            [
-                self._api.audio_meta().addErrback(self._no_meta),
-                self._api.jitter_thresholds().addErrback(lambda failure: None),
-            ]
-        )
-        self._learning = learning
-        learning.addCallback(
-            lambda answers: self._learned(answers) if self._learning is learning else None
-        )
+        self.link.learn(self._learned)
 
-    def _no_meta(self, failure: Failure) -> None:
-        if not isinstance(failure.value, CancelledError):
-            self._tell(f"/audio-meta could not be fetched ({_short(failure.getErrorMessage())})")
-
-    def _learned(self, answers: list[Any]) -> None:
-        self._learning = None
-        meta: AudioMeta | None = answers[0]
-        thresholds: Thresholds | None = answers[1]
-        self.meta = meta or self.meta
-        self.receiver.set_thresholds(choose(self._environment, thresholds))
+    def _learned(self, thresholds: Thresholds) -> None:
+        self.receiver.set_thresholds(thresholds)
         self._happen(Happening.KNOWN)
 
     def _request(self, argument: None) -> None:
-        wishes = self.wishes
-        assert self._client is not None
-        config: Any = ClientConfig(
-            channels=self._channels(),
-            sample_rate=min(filter(None, (self._step_rate, wishes.sample_rate)), default=None),
-            compression=wishes.codec,  # type: ignore[arg-type]
-            layout=wishes.layout,  # type: ignore[arg-type]
-            udp_port=self.receiver.port,
-            frame_ms=wishes.frame_ms,
-        )
         self._set_timer(ANSWER_TIMEOUT_S, Happening.LATE, "the server did not answer client_config")
-        self._client.configure(config)
-
-    def _channels(self) -> tuple[ChannelRequest, ...]:
-        """The channels to ask for; none listed means all."""
-        wanted, mix = self.wishes.channels, self.wishes.mix
-        there = None if self.meta is None else self.meta.enabled
-        if wanted is not None and there:
-            absent = [str(one) for one in wanted if one not in there]
-            if absent:
-                self._tell(f"the server does not send channel {', '.join(absent)}")
-            wanted = tuple(one for one in wanted if one in there) or wanted
-        muted = set()
-        if not self.wishes.send_muted:
-            muted = {one.id for one in mix.channels if one.mute}
-        if wanted is None and muted and there:
-            wanted = there
-        return tuple(ChannelRequest(one, mute=one in muted) for one in wanted or ())
+        self.link.request(self.receiver.port)
 
     def _listen(self, stream: Any) -> None:
-        assert self._client is not None
+        assert self.link.client is not None
         self._backoff.succeeded()
+        self._sent_on, self._other = 0, None
         self._heard = (self._heard[0], self._seconds())
         try:
-            self.receiver.listen_to(stream, self._client.host)
+            self.receiver.listen_to(stream, self.link.client.host)
         except RemoteProtocolError as error:
             self._tell(f"what the server announced cannot be used: {error}")
             return
+        if self._move is not None:
+            self._move.refill()
+        self._tell_stream(stream)
+
+    def _tell_stream(self, stream: Any) -> None:
         channels = sum(len(group.channels) for group in stream.groups)
         self._tell(
             f"receiving {channels} channels, {stream.codec} {stream.sample_rate} Hz, "
@@ -277,16 +185,20 @@ class Session:
         )
 
     def _back_off(self, reason: str) -> None:
-        self._client = None
-        self._step_rate = None
-        self._drop_learning()
-        if not self.wishes.retry:
+        self.link.drop()
+        self.link.step_rate = None
+        if not self._means.wishes.retry or self._barred:
             self._finish(ListenerError(reason))
             return
+        where = "again"
+        if self._other is not None:  # two servers: each in turn, until one answers
+            other, self._other = self._other, self.address
+            self.link = self.link.elsewhere(other)
+            where = str(other)
         delay = max(self._backoff.failed(), self._not_before - self._seconds())
         self._not_before = 0.0
         self.reconnects += 1
-        self._tell(f"{reason}; trying again in {delay:.0f} s")
+        self._tell(f"{reason}; trying {where} in {delay:.0f} s")
         self._set_timer(delay, Happening.DUE, None)
 
     def _leave(self, reason: str) -> None:
@@ -294,62 +206,147 @@ class Session:
         self._back_off(reason)
 
     def _end(self, argument: None) -> None:
-        self._drop_learning()
-        if self._opening is not None:
-            self._opening.cancel()
+        if self._move is not None:
+            self._gone.append(self._move.cancel())
+        self._move = None
         self._say_bye("bye")
 
     def _say_bye(self, reason: str) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            self._leaving = client
-            client.close(reason)
+        self._gone = [one for one in self._gone if not one.called]
+        self._gone.append(self.link.close(reason))
 
-    def _gone(self) -> Deferred[None]:
-        """Fires when the connection that was closed last is gone, or has had its time."""
-        gone: Deferred[None] = Deferred()
-        client, self._leaving = self._leaving, None
-        if client is None:
-            gone.callback(None)
-        else:
-            client.when_gone(lambda: gone.callback(None))
-            gone.addTimeout(BYE_TIMEOUT_S, self._reactor, lambda *_: client.abort())
-        return gone
+    # -- moving to another server
+
+    def _redirect(self, migration: Migration) -> None:
+        """Nothing is heard yet: to the other server at once."""
+        self._say_bye("migrated")
+        self._other = self.address
+        self.link = self.link.elsewhere(self._target(migration))
+        self._tell(f"listeners are at {self.address} now")
+        self._connect(None)
+
+    def _begin_move(self, migration: Migration) -> None:
+        """Keep listening, and move when it is time."""
+        if self.receiver.going_over:
+            return
+        target = self._target(migration)
+        if self._move is not None and self._move.link.address != target:
+            self._gone.append(self._move.cancel())
+            self._move = None
+        if self._move is None:
+            self._told_at = self._seconds()
+            self._move = Move(
+                self._means,
+                self.link.elsewhere(target),
+                self.receiver,
+                moved=lambda: self._happen(Happening.MOVED),
+                failed=self._move_failed,
+            )
+        self._move.plan(migration.migrate_after)
+
+    def _target(self, migration: Migration) -> ServerAddress:
+        return ServerAddress(migration.new_host, migration.new_port, self.address.secure)
+
+    def _hurry(self, reason: str | None) -> None:
+        assert self._move is not None
+        if reason is not None:
+            self._tell(f"{reason}; moving to {self._move.link.address} at once")
+        self._move.hurry()
+
+    def _move_failed(self, reason: str) -> bool:
+        """An attempt failed: with the old server gone too, the usual way back takes over."""
+        assert self._move is not None
+        if self.link.client is not None:
+            return True
+        self._other, self._move, self._not_before = self._move.link.address, None, 0.0
+        self._happen(Happening.FAILED, reason)
+        return False
+
+    def _stay(self, argument: None) -> None:
+        assert self._move is not None
+        self._gone.append(self._move.cancel())
+        self._move = None
+
+    def _adopt(self, argument: None) -> None:
+        """The other server is heard: what it says is what counts from now on."""
+        assert self._move is not None
+        move, self._move = self._move, None
+        origin = self.address
+        self._say_bye("migrated")
+        self.link = move.link
+        self._backoff.succeeded()
+        self._sent_on, self._other, self._not_before = 0, None, 0.0
+        self._heard = (self._heard[0], self._seconds())
+        if move.thresholds is not None:
+            self.receiver.set_thresholds(move.thresholds)
+        now = self._seconds()
+        took_s, alike = now - self._told_at, self.receiver.outputs.alike()
+        done = Moved(str(origin), str(self.address), now, took_s, move.attempts, alike)
+        if len(self.moves) < MAX_MOVES:
+            self.moves.append(done)
+        self._tell(f"moved to {self.address}")
+        if (client := self.link.client) is not None:
+            for event in move.unheard:
+                self._control_event(client, event)
 
     # -- what the server says
 
     def _control_event(self, client: ControlClient, event: events.ClientSessionEvent) -> None:
-        if client is not self._client:
+        if client is not self.link.client:
+            if self._move is not None:
+                self._move.hear(client, event)
             return
+        self.link.heard(event)
         if isinstance(event, events.Welcomed):
-            self.client_id = event.welcome.client_id
-            self._token = event.welcome.session_token or None
             self._happen(Happening.WELCOMED)
         elif isinstance(event, events.StreamStarted):
             self._happen(Happening.STREAM, event.stream)
         elif isinstance(event, events.ServerEvent):
             self._server_event(event.event)
         elif isinstance(event, events.ServerError):
-            error = event.error
-            self._happen(Happening.REFUSED, f"the server says: {error.message or error.code}")
+            self._refused(event)
         elif isinstance(event, events.ClockUpdated):
-            self.clock_offset_ms = event.offset_ms
-            self.round_trip_ms = event.sample.delay
             self.receiver.set_clock_offset(event.offset_ms)
-        else:
-            self._happen(Happening.LOST, f"the connection was lost ({_short(event.reason)})")
+        elif isinstance(event, events.SessionClosed):
+            self._happen(Happening.LOST, lost(event))
+
+    def _refused(self, event: events.ServerError) -> None:
+        error = event.error
+        reason = f"the server says: {error.message or error.code}"
+        if error.code == "wrong_pin":
+            self._barred = True  # and would be shut out for trying again
+            self._finish(ListenerError(f"{reason} (--pin PIN)"))
+        self._happen(Happening.REFUSED, reason)
 
     def _server_event(self, event: Event) -> None:
         after = min(max(event.reconnect_after or 0.0, 0.0), MAX_RECONNECT_AFTER_S)
         self._tell(f"server: {event.type}: {event.reason}")
-        if event.type == "config_changed":
-            self._step_rate = event.new_sample_rate or self._step_rate
+        migration = event.migration
+        if migration is not None:
+            self._told_to_move(migration)
+        elif event.type == "migrationCancelled":
+            if not self.receiver.going_over:  # or it is too late: the other one is nearly heard
+                self._happen(Happening.TOLD_TO_STAY)
+        elif event.type == "config_changed":
+            self.link.step_rate = event.new_sample_rate or self.link.step_rate
             self._happen(Happening.CHANGED)
         elif event.type == "server_shutdown":
             self._not_before = self._seconds() + after
         elif event.type == "reconnect":
             self._not_before = self._seconds() + after
             self._happen(Happening.TOLD_TO_LEAVE, f"the server asks to reconnect ({event.reason})")
+
+    def _told_to_move(self, migration: Migration) -> None:
+        if self.receiver.flows:
+            self._happen(Happening.TOLD_TO_MOVE, migration)
+            return
+        self._sent_on += 1
+        if self._sent_on > MAX_SENT_ON:
+            self._other = self._target(migration)
+            reason = f"{self._sent_on} servers in a row sent us on to another"
+            self._happen(Happening.TOLD_TO_LEAVE, reason)
+        else:
+            self._happen(Happening.SENT_ON, migration)
 
     # -- every second
 
@@ -360,33 +357,14 @@ class Session:
         stream = self.receiver.stream
         if packets != self._heard[0] or stream is None or not stream.groups:
             self._heard = (packets, now)
-        elif now - self._heard[1] > SILENCE_S and self.state is Life.STREAMING:
+        elif now - self._heard[1] > SILENCE_S and self.state in (Life.STREAMING, Life.MOVING):
             self._heard = (packets, now)
             self._tell(
                 f"no audio for {SILENCE_S:g} s on UDP port {self.receiver.port}; asking again "
                 "(is a firewall in between?)"
             )
             self._happen(Happening.SILENT)
-        if self._reported is None:
-            self._reported = (figures, now)
-        elif now - self._reported[1] >= QOS_INTERVAL_S:
-            self._post_qos(figures, now)
-
-    def _post_qos(self, figures: Figures, now: float) -> None:
-        """Tell the server how it was lately (STR-63)."""
-        assert self._reported is not None
-        before, since = self._reported
-        self._reported = (figures, now)
-        interval = Interval.between(before, figures, now - since)
-        if self.client_id is None or self._client is None or not interval.expected:
-            return
-        stamp = datetime.fromtimestamp(self._wall_ms() / 1000, UTC).isoformat(timespec="seconds")
-        body = qos_body(self.client_id, stamp.replace("+00:00", "Z"), interval, figures)
-
-        def posted(answer: object) -> None:
-            self.qos_posted += 1
-
-        self._api.post_qos(body).addCallbacks(posted, lambda failure: None)
+        self._reports.consider(self.link, figures, now)
 
     # -- timers
 
@@ -399,16 +377,6 @@ class Session:
         if timer is not None and timer.active():
             timer.cancel()
 
-    def _drop_learning(self) -> None:
-        learning, self._learning = self._learning, None
-        if learning is not None:
-            learning.cancel()
-
-
-def _short(reason: str) -> str:
-    text = " ".join(reason.split()).rstrip(".")
-    return text if len(text) <= 160 else text[:159] + "…"
-
 
 _DOES: Final[Mapping[Action, Callable[[Session, Any], object]]] = {
     Action.CONNECT: Session._connect,
@@ -417,6 +385,11 @@ _DOES: Final[Mapping[Action, Callable[[Session, Any], object]]] = {
     Action.LISTEN: Session._listen,
     Action.BACK_OFF: Session._back_off,
     Action.LEAVE: Session._leave,
+    Action.REDIRECT: Session._redirect,
+    Action.MOVE: Session._begin_move,
+    Action.HURRY: Session._hurry,
+    Action.STAY: Session._stay,
+    Action.ADOPT: Session._adopt,
     Action.REPORT: lambda session, text: session._tell(text),
     Action.END: Session._end,
 }

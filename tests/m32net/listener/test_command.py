@@ -21,6 +21,7 @@ from m32net.listener.figures import Figures
 from m32net.listener.latency import LatencyMeter
 from m32net.listener.life import Life
 from m32net.listener.mixer import Mixer
+from m32net.listener.move import Moved
 from m32net.listener.options import Environment, ListenOptions
 from m32net.listener.outputs import Outputs
 from m32net.listener.reception import Totals
@@ -137,10 +138,12 @@ class FakeReceiver:
 class FakeSession:
     """A session that streams from the start; keeps how it was made."""
 
-    def __init__(self, reactor, address, wishes, receiver, **options: Any) -> None:
-        self.wishes = wishes
+    def __init__(self, means, address, receiver) -> None:
+        self.wishes = None if means is None else means.wishes
+        self.means = means
+        self.address = address
         self.receiver = receiver
-        self.options = options
+        self.moves: list[Moved] = []
         self.state = Life.STREAMING
         self.client_id = "me"
         self.reconnects = 0
@@ -152,7 +155,10 @@ class FakeSession:
         self.ended: Deferred[None] = Deferred()
 
     def start(self) -> None:
-        self.options["tell"]("connected")
+        self.means.tell("connected")
+
+    def migration(self) -> dict[str, Any] | None:
+        return None
 
     def stop(self) -> Deferred[list[Exception]]:
         return self.stopping or succeed(self.errors)
@@ -342,7 +348,7 @@ class RunTest(unittest.SynchronousTestCase):
 class ReportTest(unittest.TestCase):
     def test_lines_for_people(self) -> None:
         receiver = FakeReceiver(None, outputs=Outputs())
-        session = FakeSession(None, None, None, receiver)
+        session = FakeSession(None, None, receiver)
         progress = Progress(session, 0.0)
         receiver.now = Figures(
             Totals(198, 200, octets=10_000), 0.5, buffer_ms=7.0, buffer_reason="x"
@@ -361,6 +367,6 @@ class ReportTest(unittest.TestCase):
         receiver = FakeReceiver(None, outputs=Outputs())
         receiver.outputs.voice = Voice(StreamPlan.of(stream()))
         receiver.outputs.voice.playing = Mixer((1,), 48_000)
-        report = Progress(FakeSession(None, None, None, receiver), 0.0).take(1.0)
+        report = Progress(FakeSession(None, None, receiver), 0.0).take(1.0)
         self.assertEqual(report["master_peak_db"], (-120.0, -120.0))
         self.assertNotIn("underruns", report)

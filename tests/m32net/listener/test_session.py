@@ -9,12 +9,16 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
+from m32net.listener import link as link_module
 from m32net.listener.address import ServerAddress
 from m32net.listener.figures import Figures
+from m32net.listener.latency import LatencyMeter
 from m32net.listener.life import Life
+from m32net.listener.link import Means, Wishes
+from m32net.listener.outputs import Outputs
 from m32net.listener.reception import Totals
 from m32net.listener.server_api import AudioMeta, MetaChannel, ServerApiError
-from m32net.listener.session import SILENCE_S, ListenerError, Session, Wishes
+from m32net.listener.session import SILENCE_S, ListenerError, Session
 from m32net.listener.settings import ChannelMix, Mix
 from m32net.listener.thresholds import Thresholds
 from protocols.clock.ntp import NtpSample
@@ -36,6 +40,12 @@ class FakeReceiver:
         self.packets = 0
         self.running = False
         self.finishing: Deferred[list[Exception]] | None = None
+        self.outputs = Outputs()
+        self.flows = False
+        self.going_over = False
+        self.following: list[tuple[Any, str]] = []
+        self.latency: LatencyMeter | None = None
+        self.moved: Any = None
 
     def start(self) -> None:
         self.running = True
@@ -47,6 +57,14 @@ class FakeReceiver:
     def listen_to(self, announced, host: str) -> None:
         self.stream = announced
         self.heard.append((announced, host))
+        self.flows = True
+
+    def follow(self, announced, host: str, latency: LatencyMeter, moved) -> None:
+        self.following.append((announced, host))
+        self.latency, self.moved = latency, moved
+
+    def leave_off(self) -> None:
+        self.moved = None
 
     def set_thresholds(self, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
@@ -130,21 +148,26 @@ class SessionCase(unittest.SynchronousTestCase):
         self.said: list[str] = []
         self.openings: list[Deferred] = []
         self.factories: list[Any] = []
+        self.places: list[Any] = []
         self.api = FakeApi()
-        self.session = Session(
+        self.asked_of: list[str] = []
+        self.patch(link_module, "ServerApi", self.api_of)
+        means = Means(
             self.clock,
-            ServerAddress("server", 8080),
+            None,
             wishes or Wishes(name="Anna's phone"),
-            self.receiver,
-            http=None,
-            environment=environment,
+            environment=environment or {},
             tell=self.said.append,
             seconds=self.clock.seconds,
             wall_ms=lambda: 1_700_000_000_000 + self.clock.seconds() * 1000,
             open_control=self.open,
         )
-        self.session._api = self.api
+        self.session = Session(means, ServerAddress("server", 8080), self.receiver)
         self.session.start()
+
+    def api_of(self, client: object, base: str) -> FakeApi:
+        self.asked_of.append(base)
+        return self.api
 
     def open(self, factory, endpoint) -> Deferred:
         self.factories.append(factory)
