@@ -33,7 +33,7 @@ check: setup-check
 
 # Known weaknesses of the versions in constraints.txt; asks a service on the Internet.
 audit: setup-test
-	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 bench: setup-test
 	$(BIN)/python -m benchmarks $(ARGS)
