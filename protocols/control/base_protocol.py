@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from protocols import compression
 from protocols.control.limits import TokenBucket
 from protocols.control.messages import MAX_MESSAGE_BYTES
-from protocols.control.outgoing import CLOSE_NONE_RECEIVED, CloseFrame
+from protocols.control.outgoing import CLOSE_NONE_RECEIVED, CLOSE_POLICY_VIOLATION, CloseFrame
 from protocols.control.quality import Traffic
 
 OPEN_TIMEOUT_S: Final = 10.0
@@ -158,13 +158,8 @@ class WebSocketShell:
 
     def onFrameBegin(self) -> None:
         if self.frames is not None and not self.frames.take(1, self.factory.seconds()):
-            if not self.is_open_now:
-                self.abort()
-            self.too_many_frames()
+            self._fail_connection(CLOSE_POLICY_VIOLATION, "too many frames")
         super().onFrameBegin()  # type: ignore[misc]
-
-    def too_many_frames(self) -> None:
-        raise NotImplementedError
 
     # -- compression
 
@@ -223,6 +218,7 @@ class WebSocketShell:
     def _fail_connection(self, code: int, reason: str) -> None:
         if not self.deaf:
             self.deaf = True  # RFC 6455 section 7.1.7
+            self.lingered = not self.is_open_now
             super()._fail_connection(code, reason)  # type: ignore[misc]
 
     def _protocol_violation(self, reason: str) -> bool:

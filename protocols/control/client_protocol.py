@@ -93,9 +93,6 @@ class ControlClientProtocol(WebSocketShell, WebSocketClientProtocol):  # type: i
     def quality(self, now: float) -> ControlQuality:
         return self.traffic.quality(self.session.trips, now)
 
-    def too_many_frames(self) -> None:
-        """A listener trusts the server it chose to be brief."""
-
     def failed(self, code: int, reason: str) -> None:
         if self.client is not None:
             self._carry_out(self.session.lost(code, reason))

@@ -121,16 +121,13 @@ class ControlServerProtocol(WebSocketShell, WebSocketServerProtocol):  # type: i
 
     def onPing(self, payload: bytes) -> None:
         if not self._pings.take(1, self.factory.seconds()):
-            self._end(CLOSE_POLICY_VIOLATION, "too many pings")
+            self._fail_connection(CLOSE_POLICY_VIOLATION, "too many pings")
         elif not self.outbox.paused:  # or pongs would pile up for those who never read them
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
         if self.session is not None:
             self.session.pong(payload, self.factory.seconds())
-
-    def too_many_frames(self) -> None:
-        self._end(CLOSE_POLICY_VIOLATION, "too many frames")
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         if self.session is None:

@@ -99,11 +99,15 @@ class ViolationTests(unittest.TestCase):
         self.assertTrue(client.transport.aborted)
 
     def test_frames_after_the_close(self):
-        """What goes on sending without an end is cut off."""
+        """What goes on sending without an end is not listened to."""
         server, client = self.connected()
         client.say(type="hello")
         server.connections[0].close(1001, "maintenance")
         client.feed(frame(PONG, b"") * 3000)
+        self.assertTrue(client.transport.disconnecting)
+        client.feed(bytes(65_536))
+        self.assertLess(len(client.protocol.data), 10_000)
+        server.clock.advance(3)
         self.assertTrue(client.transport.aborted)
 
 

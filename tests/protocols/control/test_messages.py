@@ -30,6 +30,9 @@ CLIENT_EXAMPLES = {
     '{"type":"hello","payload":{"client_id":"abc","name":"Anna\'s phone","token":"tok"}}': (
         m.Hello("abc", "Anna's phone", "tok")
     ),
+    '{"type":"hello","payload":{"pin":"0815"}}': m.Hello(pin="0815"),
+    '{"type":"meters","payload":{"interval_ms":100}}': m.MetersRequest(100),
+    '{"type":"bye","payload":{"reason":"migrated"}}': m.Bye("migrated"),
 }
 SERVER_EXAMPLES = {
     '{"type":"event","payload":{"type":"config_changed",'
@@ -53,6 +56,15 @@ SERVER_EXAMPLES = {
     '{"type":"error","payload":{"code":"bad_message","message":"no"}}': m.Error(
         "bad_message", "no"
     ),
+    '{"type":"meters","payload":{"peak_db":[-12,-90,0]}}': m.Meters((-12, -90, 0)),
+    '{"type":"meters","payload":{"peak_db":[-12,-60],"channels":[3,7]}}': (
+        m.Meters((-12, -60), (3, 7))
+    ),
+    '{"type":"event","payload":{"type":"serverMigration","reason":"to the other machine",'
+    '"new_host":"10.0.0.2","new_port":8080,"migrate_after":30.0},"event":"serverMigration",'
+    '"data":{"new_host":"10.0.0.2","new_port":8080,"migrate_after":30.0}}': (
+        m.Migration("10.0.0.2", 8080, 30).event("to the other machine")
+    ),
 }
 
 names = st.text(max_size=m.MAX_NAME)
@@ -74,7 +86,14 @@ configs = st.builds(
 client_ids = st.text(min_size=1, max_size=64)
 millis = st.integers(-(10**15), 10**15) | st.floats(-1e15, 1e15)
 client_messages = st.one_of(
-    st.builds(m.Hello, maybe() | client_ids, maybe() | names, maybe() | names),
+    st.builds(
+        m.Hello,
+        maybe() | client_ids,
+        maybe() | names,
+        maybe() | names,
+        maybe() | st.text(max_size=m.MAX_PIN),
+    ),
+    st.builds(m.MetersRequest, st.just(0) | st.integers(50, 5000)),
     configs,
     st.builds(m.Heartbeat, maybe() | st.text(max_size=64) | st.integers(0, 2**60)),
     st.builds(m.NtpRequest, millis, st.booleans()),
@@ -126,6 +145,10 @@ server_messages = st.one_of(
         maybe() | st.floats(0, 1e6),
         extras,
     ),
+    st.lists(st.tuples(st.integers(-90, 0), ids), max_size=64, unique_by=lambda one: one[1]).map(
+        lambda some: m.Meters(tuple(db for db, _ in some), tuple(at for _, at in some))
+    ),
+    st.lists(st.integers(-90, 0), max_size=64).map(lambda some: m.Meters(tuple(some))),
     st.builds(m.NtpResponse, millis, millis, millis),
     st.builds(m.Error, st.text(max_size=64), st.text()),
 )
@@ -217,6 +240,43 @@ class MeaningTests(unittest.TestCase):
         self.assertEqual(sent, {**expected, "host": "b"})
         self.assertEqual(decode_server(encode(event)), event)
 
+    def test_migration(self):
+        """CON-51: in the usual envelope, and as the specification has it beside and alone."""
+        event = m.Migration("b.local", 8080, 30).event("maintenance")
+        sent = json.loads(encode(event))
+        data = {"new_host": "b.local", "new_port": 8080, "migrate_after": 30}
+        self.assertEqual((sent["event"], sent["data"]), ("serverMigration", data))
+        self.assertEqual(
+            sent["payload"], {"type": "serverMigration", "reason": "maintenance", **data}
+        )
+        self.assertEqual(decode_server(encode(event)).migration, m.Migration("b.local", 8080, 30))
+        alone = decode_server(json.dumps({"event": "serverMigration", "data": data}))
+        self.assertEqual(alone.type, "serverMigration")
+        self.assertEqual(alone.migration, m.Migration("b.local", 8080, 30))
+
+    def test_a_migration_nobody_could_follow(self):
+        """CON-51: reported as an event, but it leads nowhere."""
+        good = {"new_host": "b", "new_port": 1}
+        self.assertEqual(m.Event("serverMigration", fields=good).migration, m.Migration("b", 1))
+        for bad in (
+            {},
+            {"new_port": 1},
+            good | {"new_host": ""},
+            good | {"new_port": 0},
+            good | {"new_port": "x"},
+            good | {"migrate_after": -1},
+            good | {"migrate_after": 1e9},
+        ):
+            self.assertIsNone(m.Event("serverMigration", fields=bad).migration, bad)
+        self.assertIsNone(m.Event("reconnect", fields=good).migration)
+
+    def test_events_without_envelope(self):
+        for text in ('{"event":5,"data":{}}', '{"event":"x"}', '{"data":{}}', "[]", "5", "{"):
+            with self.assertRaises(MessageError):
+                decode_server(text)
+        with self.assertRaises(MessageError, msg="it is a server's word"):
+            decode_client('{"event":"serverMigration","data":{}}')
+
     def test_events_of_later_servers(self):
         event = decode_server('{"type":"event","payload":{"type":"later","reason":"r","a":1}}')
         self.assertEqual(event, m.Event("later", "r", fields={"a": 1}))
@@ -224,6 +284,31 @@ class MeaningTests(unittest.TestCase):
 
 def config_with(**payload):
     return json.dumps({"type": "client_config", "payload": payload})
+
+
+class BoundTests(unittest.TestCase):
+    def test_meters(self):
+        """50 to 5000 ms or 0; whole dB from -90 to 0; one level a channel."""
+        for interval in (-1, 1, 49, 5001, 100.5, "100", None):
+            with self.assertRaises(MessageError):
+                decode_client(json.dumps({"type": "meters", "payload": {"interval_ms": interval}}))
+        for payload in (
+            {},
+            {"peak_db": [1]},
+            {"peak_db": [-91]},
+            {"peak_db": [-1.5]},
+            {"peak_db": [-1] * 65},
+            {"peak_db": [-1], "channels": []},
+            {"peak_db": [-1], "channels": [1, 2]},
+            {"peak_db": [-1], "channels": [65]},
+        ):
+            with self.assertRaises(MessageError, msg=payload):
+                decode_server(json.dumps({"type": "meters", "payload": payload}))
+
+    def test_pin(self):
+        text = json.dumps({"type": "hello", "payload": {"pin": "x" * 17}})
+        with self.assertRaises(MessageError):
+            decode_client(text)
 
 
 class RefusalTests(unittest.TestCase):

@@ -116,6 +116,13 @@ class ServerSessionTests(unittest.TestCase):
         self.assertEqual(self.session.close_wanted, CloseFrame(1008, "no heartbeat for 30 s"))
         self.assertIsNone(self.session.next_timer())
 
+    def test_levels_are_for_those_who_said_who_they_are(self):
+        want = m.encode(m.MetersRequest(200))
+        (refused,) = self.session.receive(want, 0.0, WALL)
+        self.assertEqual(refused, e.Refused("unexpected", "say hello first"))
+        self.session.receive(HELLO, 0.0, WALL)
+        self.assertEqual(self.session.receive(want, 0.0, WALL), [e.MetersWanted(200)])
+
     def test_garbage_is_no_sign_of_life(self):
         self.session.receive(CONFIG, 0.0, WALL)
         self.session.receive(BAD, 20.0, WALL)
