@@ -434,6 +434,16 @@ class Refusals(PortCase):
         await until(lambda: len(self.factory.protocols) == 1, "one left")
         self.assertEqual(self.factory.guard.being_refused, 0)
 
+    async def test_flood(self) -> None:
+        """CON-30: however many come at once, the event loop turns in between; none is lost."""
+        factory = self.guarded()
+        port = self.listen(factory)
+        for _ in range(45):
+            self.connect(port)
+        for expected in (16, 32, 45):
+            port.doRead()
+            self.assertEqual(len(factory.protocols), expected)
+
     async def test_ipv6(self) -> None:
         """CON-1, CON-30 on an IPv6 port."""
         port = self.listen(self.factory, "tcp6:0:interface=\\:\\:1")
