@@ -6,6 +6,7 @@ answers are compressed where the client takes it and it pays (CON-20).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -17,6 +18,7 @@ from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 
 from m32net.interfaces import RefusedError
+from m32net.settings import NotSavedError
 from m32net.web.bodies import ErrorBody, ErrorDetail
 from protocols.compression import InflateError, gzip, inflate, worth_trying
 
@@ -136,7 +138,8 @@ def refusal_answer(request: Request, error: RefusedError) -> bytes:
     elif error.status == 401:
         set_header(request, "WWW-Authenticate", "Bearer")
     elif error.status in {429, 503}:
-        set_header(request, "Retry-After", "6")
+        retry_in_s = error.retry_in_s if isinstance(error, NotSavedError) else None
+        set_header(request, "Retry-After", str(math.ceil(retry_in_s or 6)))
     return error_answer(request, error.status, error.code, error.message)
 
 

@@ -196,6 +196,17 @@ class Channels(Desk):
         self.assertIn("disk is full", answer.message)
         self.assertEqual(self.settings.channels[0].name, "CH01")
 
+    def test_disk_full_again_and_again(self) -> None:
+        """CON-22: the sixth change is refused at once, with when it is tried again."""
+        self.database.failure = sqlite3.OperationalError("database or disk is full")
+        for _ in range(5):
+            self.send("PUT", "/api/channels", [{"id": 1, "name": "x"}])
+        self.clock.advance(18)
+        answer = self.send("PUT", "/api/channels", [{"id": 1, "name": "x"}])
+        self.assertEqual((answer.status, answer.code), (503, "not_saved"))
+        self.assertIn("it is tried again in 42 s", answer.message)
+        self.assertEqual(answer.header("Retry-After"), "42")
+
 
 class AudioConfig(Desk):
     def test_default(self) -> None:
