@@ -64,6 +64,7 @@ from m32net.trust.peers import peer_agent
 from m32net.trust.service import TrustService, open_trust
 from m32net.web.api import WebApi
 from m32net.web.auth import Auth
+from m32net.web.headers import hsts_fits
 from m32net.web.service import WebError, WebService
 from protocols.control.messages import ServerInfo
 from protocols.tcp.admission import AdmissionLimits
@@ -344,6 +345,7 @@ class Server(MultiService):
             metrics=self.ops.metrics.render,
             qr_svg=qr_svg,
             trust=self.trust,
+            hsts=hsts_fits(config.tls_certificate is not None, config.http),
         )
         endpoints = [_on_interface(config.http, config.interface)]
         secure = [_on_interface(config.https, config.interface)] if config.https else []
@@ -393,8 +395,10 @@ class Server(MultiService):
     def _admission(self) -> AdmissionLimits:
         config = self.config
         needed = self.limits.max_listeners + CONNECTIONS_BESIDES
+        most = max(config.max_connections, needed)
         return AdmissionLimits(
-            max_connections=max(config.max_connections, needed),
+            max_connections=most,
+            max_of_one=most // 2,
             per_minute=config.connections_per_minute,
             block_s=config.block_s,
             exempt=config.exempt,

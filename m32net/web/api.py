@@ -36,7 +36,7 @@ class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, MigrationRoutes, PageRo
         answer 404.
     :param migration: of the listeners to another server.
     :param trust: the certificates.
-    :param hsts: whether browsers are bound to https; see :func:`m32net.web.headers.set_headers`.
+    :param hsts: whether browsers are bound to https; see :func:`m32net.web.headers.hsts_fits`.
     :param in_thread: runs a blocking callable elsewhere and gives a Deferred of its result.
     :param wall: Unix time in seconds.
     """

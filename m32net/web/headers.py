@@ -44,12 +44,22 @@ def content_security_policy(host: str | None, secure: bool) -> str:
     return _POLICY.format(connect=connect)
 
 
+def hsts_fits(own_certificate: bool, http: str) -> bool:
+    """Whether browsers may be bound to https.
+
+    They then refuse plain HTTP on all ports of this host, so nobody may need it, and certificates
+    they don't trust can't be clicked away any more, so no phone may need the local CA first.
+
+    :param own_certificate: one was given; the local CA signs none.
+    :param http: endpoint description of the plain pages.
+    """
+    return own_certificate and re.search(r":interface=(127\.|localhost|\\:\\:1)", http) is not None
+
+
 def set_headers(request: Request, *, hsts: bool = False) -> None:
     """Put the headers on the answer to come.
 
-    :param hsts: also bind browsers to https for this host.  They then refuse plain HTTP on all
-        its ports, and certificates they don't trust can't be clicked away any more.  So it is
-        for certificates of a public authority, and only where nothing is offered over plain HTTP.
+    :param hsts: also bind browsers to https for this host; see :func:`hsts_fits`.
     """
     for name, value in HEADERS.items():
         set_header(request, name, value)

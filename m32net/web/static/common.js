@@ -13,11 +13,17 @@ export async function call(method, path, body) {
   try {
     response = await fetch(path, {
       method,
+      redirect: "manual",
       headers: body === undefined ? {} : { "Content-Type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch {
     throw new RequestError(0, "offline", "the server does not answer");
+  }
+  if (response.type === "opaqueredirect") {
+    // The listeners move to another server (CON-51): a page may not fetch there, but go there.
+    location.reload();
+    throw new RequestError(307, "moved", "this goes on at another server");
   }
   const answer = await response.json();
   if (answer.error) throw new RequestError(response.status, answer.error.code, answer.error.message);

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from treq.testing import StubTreq
 
-from m32net.web.headers import HEADERS, content_security_policy
+from m32net.web.headers import HEADERS, content_security_policy, hsts_fits
 from m32net.web.operations import OPERATIONS
 from tests.m32net.web.case import WebCase
 
@@ -97,6 +97,17 @@ class Headers(WebCase):
         self.treq = StubTreq(self.api.root(self.control))
         self.assertEqual(self.get("https://m32.test/").header(name), "max-age=15552000")
         self.assertIsNone(self.get("/").header(name))
+
+    def test_when_https_may_be_forced(self) -> None:
+        """CON-32: with a certificate of one's own, and plain HTTP on this machine only."""
+        for own, http, fits in (
+            (True, "tcp:8080", False),
+            (True, "tcp:8080:interface=192.0.2.1", False),
+            (True, "tcp:8080:interface=127.0.0.1", True),
+            (True, r"tcp:8080:interface=\:\:1", True),
+            (False, "tcp:8080:interface=127.0.0.1", False),
+        ):
+            self.assertEqual(hsts_fits(own, http), fits, http)
 
     def test_data_is_not_kept(self) -> None:
         self.assertEqual(self.get("/audio-meta").header("Cache-Control"), "no-store")
