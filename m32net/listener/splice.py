@@ -230,7 +230,7 @@ class Junction:
         wanted = self._new.end - ahead - behind - self._old.end
         shift = self._find(wanted)
         self.shift_s = (shift - wanted) / self.rate
-        self._start = max(0, self._old.end + shift)
+        self._start = self._old.end + shift
         missing = self._new.first - self._start
         if missing > 0:
             self._start = self._new.first
@@ -290,7 +290,7 @@ class Junction:
             self._held.append(self._made_up(total - self._held.end))
             return True
         if self._held.end - self._done > limit:
-            self._new.append(_silence(self._start + total - self._new.end, self._new))
+            self._new.append(_dying(self._start + total - self._new.end, self._new))
             return True
         self._new.limit = max(self._new.limit, self._new.end - self._start + self.rate)
         return False
@@ -340,6 +340,15 @@ class Junction:
 def _silence(rows: int, like: Tape) -> Block:
     last = like.read(like.end - 1, like.end)
     return np.zeros((rows, last.shape[1]), last.dtype)
+
+
+def _dying(rows: int, tape: Tape) -> Block:
+    """So many rows after the last of a tape: what was last, backwards, into silence."""
+    last = tape.read(max(tape.first, tape.end - rows), tape.end)[::-1]
+    falling = 0.5 + 0.5 * np.cos(math.pi * (np.arange(len(last)) + 0.5) / len(last))
+    out = _silence(rows, tape)
+    out[: len(last)] = (last * falling[:, None]).astype(out.dtype)
+    return out
 
 
 def _floats(block: Block) -> npt.NDArray[np.float64]:
