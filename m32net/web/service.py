@@ -45,6 +45,9 @@ def refusal(limits: AdmissionLimits, verdict: Verdict, wait_s: float) -> bytes:
     if verdict is Verdict.FULL:
         message = f"{limits.max_connections} connections are open, which is the most"
         return raw_error(b"503 Service Unavailable", "too_many_connections", message)
+    if verdict is Verdict.HELD:
+        message = f"{limits.max_of_one} connections of this address are open, which is the most"
+        return raw_error(b"429 Too Many Requests", "too_many_connections", message)
     message = (
         f"more than {limits.per_minute} connections within a minute; who goes on is shut out "
         f"for {limits.block_s:g} s"
@@ -135,6 +138,7 @@ class WebService(Service):
             "http_connections_accepted_total": counts[Verdict.ADMIT],
             'http_connections_refused_total{reason="full"}': counts[Verdict.FULL],
             'http_connections_refused_total{reason="too_many"}': counts[Verdict.TOO_MANY],
+            'http_connections_refused_total{reason="held"}': counts[Verdict.HELD],
             'http_connections_refused_total{reason="blocked"}': counts[Verdict.BLOCKED],
             "http_connections_untold_total": guard.untold,
             "http_requests_late_total": self.site.late,

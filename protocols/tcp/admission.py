@@ -29,6 +29,8 @@ class Verdict(enum.Enum):
     """As many connections as there may be are open, whoever they belong to."""
     TOO_MANY = "too_many"
     """This address has opened as many as it may within a minute."""
+    HELD = "held"
+    """This address has as many open as one may have, so that there is room for others."""
     BLOCKED = "blocked"
     """This address is shut out because it went on regardless."""
 
@@ -38,8 +40,9 @@ class AdmissionLimits:
     """CON-2 and CON-30, with their defaults.
 
     :ivar max_connections: open at a time, of everybody together.
+    :ivar max_of_one: open at a time, of one address.
     :ivar per_minute: connections an address may open within any 60 s.
-    :ivar exempt: addresses and networks without that limit, as text; they are never blocked.
+    :ivar exempt: addresses and networks without these two limits, as text; never blocked.
     :ivar refusals: so many refusals within ``abuse_s`` and the address is blocked for ``block_s``.
     :ivar single: IPv6 networks in which every address counts by itself; elsewhere a /64 counts as
         one, because that is what one customer is given (RFC 6177).  By default the link's own and
@@ -49,6 +52,7 @@ class AdmissionLimits:
     """
 
     max_connections: int = 100
+    max_of_one: int = 50
     per_minute: int = 10
     block_s: float = 3600.0
     exempt: tuple[str, ...] = ()
@@ -97,12 +101,13 @@ class Admission:
         self._blocked: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._expected: OrderedDict[str, float] = OrderedDict()
 
-    def arrive(self, host: str, now: float, open_now: int = 0) -> Verdict:
+    def arrive(self, host: str, now: float, open_now: int = 0, own: int = 0) -> Verdict:
         """A connection was opened from ``host``.
 
         :param open_now: connections that are open, without this one.
+        :param own: how many of them are from what counts as the same address.
         """
-        verdict = self._judge(self.key(host), host, now, open_now)
+        verdict = self._judge(self.key(host), now, open_now, own)
         self.counts[verdict] += 1
         return verdict
 
@@ -164,7 +169,7 @@ class Admission:
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _judge(self, key: str, host: str, now: float, open_now: int) -> Verdict:
+    def _judge(self, key: str, now: float, open_now: int, own: int) -> Verdict:
         self._end_blocks(now)
         if key in self._blocked:
             return Verdict.BLOCKED
@@ -173,6 +178,8 @@ class Admission:
             if recent.count >= self.limits.per_minute:
                 return self._refuse(key, recent, now)
             self._count(recent, now)
+            if own >= self.limits.max_of_one:
+                return Verdict.HELD
         if open_now >= self.limits.max_connections:
             return Verdict.FULL
         return Verdict.ADMIT

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,7 +19,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime, ISystemHandle
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from protocols.tcp.admission import Admission, AdmissionLimits, Verdict
@@ -66,6 +67,7 @@ class Guard:
     :ivar refuse: what a refused connection is told; None: it is closed without a word.
     :ivar on_block: called with an address at the moment it is shut out.
     :ivar connections: that are open, in the order they came.
+    :ivar held: how many of them each address has, by :meth:`Admission.key`.
     :ivar bytes_received: as they were on the wire, of all connections since the start.
     :ivar untold: refused without a word, because too many others were being told, or blocked.
     """
@@ -79,6 +81,7 @@ class Guard:
     def __post_init__(self) -> None:
         self.admission = Admission(self.limits)
         self.connections: dict[GuardedConnection, int] = {}
+        self.held: Counter[str] = Counter()
         self.bytes_received = 0
         self.bytes_sent = 0
         self.being_refused = 0
@@ -88,7 +91,8 @@ class Guard:
         """Whether ``host`` may come in; if not, what it is to be told, or None for nothing."""
         now = self.clock.seconds()
         blocks = self.admission.blocks
-        verdict = self.admission.arrive(host, now, len(self.connections))
+        own = self.held[self.admission.key(host)]
+        verdict = self.admission.arrive(host, now, len(self.connections), own)
         if verdict is Verdict.ADMIT:
             return verdict, None
         if self.admission.blocks > blocks and self.on_block is not None:
@@ -100,8 +104,10 @@ class Guard:
         return verdict, self.refuse(verdict, self.admission.wait_s(host, now))
 
     def close_all(self) -> None:
-        """Close what is still open, in order."""
+        """Close what is still open, in order; under TLS, its end is said first."""
         for connection in list(self.connections):
+            if isinstance(connection.wrappedProtocol, TLSMemoryBIOProtocol):
+                connection.wrappedProtocol.loseConnection()  # type: ignore[no-untyped-call]
             connection.loseConnection()  # type: ignore[no-untyped-call]
 
 
@@ -126,6 +132,8 @@ class GuardedConnection(ProtocolWrapper):
         self._socket = _socket_of(transport)
         if self._socket is not None:
             apply(self._socket, self._guard.options.accepted())
+        self._key = self._guard.admission.key(str(getattr(transport.getPeer(), "host", "")))
+        self._guard.held[self._key] += 1
         super().makeConnection(transport)  # type: ignore[no-untyped-call]
 
     def dataReceived(self, data: bytes) -> None:
@@ -164,6 +172,9 @@ class GuardedConnection(ProtocolWrapper):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._socket = None
+        self._guard.held[self._key] -= 1
+        if not self._guard.held[self._key]:
+            del self._guard.held[self._key]
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
     def _sent(self, size: int) -> None:

@@ -114,13 +114,15 @@ class ConnectionsTest(unittest.TestCase):
         self.assertEqual(self.ask(server), b"HTTP/1.1 200 OK")
 
     def test_taken(self) -> None:
-        """CON-2: with all places taken, the next hears 503; CON-1: a second server on the same
-        port ends with one line."""
+        """CON-2: one address gets half of the places; with all taken, the next hears 503; CON-1:
+        a second server on the same port ends with one line."""
         server = self.server("--connections-per-minute=1000")
         other = ServerProcess(f"--http=tcp:{server.port}")
         self.addCleanup(other.close)
-        crowd = [self.connect(server) for _ in range(100)]
-        wait_for(lambda: self.ask(server).startswith(b"HTTP/1.1 503"), "full")
+        crowd = [self.connect(server) for _ in range(50)]
+        wait_for(lambda: self.ask(server).startswith(b"HTTP/1.1 429"), "half of all taken")
+        crowd += [self.connect(server, source="127.0.0.4") for _ in range(50)]
+        wait_for(lambda: self.ask(server, "127.0.0.5").startswith(b"HTTP/1.1 503"), "full")
         for one in crowd:
             one.close()
         wait_for(lambda: self.ask(server) == b"HTTP/1.1 200 OK", "room again")

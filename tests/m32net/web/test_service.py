@@ -176,6 +176,22 @@ class Connections(SiteCase):
         lines[0].lose()
         self.assertIn(b"200 OK", self.line().send(GET))
 
+    def test_one_address(self) -> None:
+        """CON-2: has a bound of its own; what it closes it may open again, others are not hit."""
+        limits = AdmissionLimits(max_of_one=2, per_minute=1000)
+        self.factory = guarded(Echo(), self.clock, limits)
+        lines = [self.line() for _ in range(2)]
+        status, error = error_of(self.line().send(GET))
+        self.assertEqual(status, b"HTTP/1.1 429 Too Many Requests")
+        self.assertIn("of this address", error["message"])
+        self.assertIn(b"200 OK", self.line("192.0.2.6").send(GET))
+        self.lines.remove(lines[0])
+        lines[0].lose()
+        self.assertIn(b"200 OK", self.line().send(GET))
+        while self.lines:
+            self.lines.pop().lose()
+        self.assertEqual(self.factory.guard.held, {})
+
     def test_refused_and_silent(self) -> None:
         for _ in range(3):
             self.line()

@@ -59,6 +59,14 @@ class Rate(unittest.SynchronousTestCase):
         verdicts = [self.admission.arrive(HOST, 0.0, 100) for _ in range(9)]
         self.assertEqual(verdicts, [FULL] * 8 + [TOO_MANY])
 
+    def test_room_for_others(self) -> None:
+        """CON-2: one address does not get all places, unless it is exempt; its rate counts on."""
+        admission = Admission(AdmissionLimits(max_of_one=5, exempt=("192.0.2.9",)))
+        self.assertIs(admission.arrive(HOST, 0.0, 99, 4), A)
+        verdicts = [admission.arrive(HOST, 0.0, 99, 5) for _ in range(10)]
+        self.assertEqual(verdicts, [Verdict.HELD] * 9 + [TOO_MANY])
+        self.assertIs(admission.arrive("192.0.2.9", 0.0, 99, 50), A)
+
     @settings(max_examples=150, deadline=None)
     @given(
         st.sampled_from([1, 3, 10, 60, 61, 500]),
