@@ -1,14 +1,17 @@
 """TLS contexts: what this server offers, whom it believes, and how it meets other servers.
 
-TLS 1.2 at least.  A client may show a certificate and need not; one it does show must be another
-m32net server's, or the handshake fails.  Sessions are not resumed: a handshake is cheap here, and
-every connection gets the certificate and the list of peers of its day.
+TLS 1.2 at least.  Who says by ALPN that it is a server of ours is asked for its certificate, and
+need not show one; one that it does show must be another m32net server's, or the handshake fails.
+Browsers are not asked: they would break the connection off and begin another one.
+
+Sessions are not resumed: a handshake is cheap here, and every connection gets the certificate and
+the list of peers of its day.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -35,6 +38,10 @@ from zope.interface import implementer
 from m32net.trust.files import TrustError
 from m32net.trust.identity import Identity
 
+PEER_PROTOCOL: Final = b"m32net-peer"
+"""Offered by servers beside :data:`HTTP`, never chosen."""
+HTTP: Final = b"http/1.1"
+
 
 def _x509(certificate: x509.Certificate) -> crypto.X509:
     return crypto.X509.from_cryptography(certificate)
@@ -51,7 +58,7 @@ def _store(store: crypto.X509Store, believed: Sequence[x509.Certificate]) -> cry
 def server_context(identity: Identity, believed: Sequence[x509.Certificate]) -> SSL.Context:
     """A context for what listens.
 
-    :param believed: CAs and certificates of other servers; none: clients are not asked.
+    :param believed: CAs and certificates of other servers.
     :raises TrustError: OpenSSL refuses the certificate, as it does for weak keys.
     """
     try:
@@ -69,15 +76,21 @@ def _server_context(identity: Identity, believed: Sequence[x509.Certificate]) ->
     )
     context: SSL.Context = options.getContext()
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION)
+    context.set_alpn_select_callback(_choose_protocol)
     if believed:
         store = context.get_cert_store()
         assert store is not None
         _store(store, believed)
         for one in believed:
-            # Named, so that browsers do not offer their owner's certificates from elsewhere.
             context.add_client_ca(_x509(one))
-        context.set_verify(SSL.VERIFY_PEER)
     return context
+
+
+def _choose_protocol(connection: SSL.Connection, offered: Sequence[bytes]) -> Any:
+    """ALPN (RFC 7301): OpenSSL asks before it decides whether to want a certificate."""
+    if PEER_PROTOCOL in offered:
+        connection.set_verify(SSL.VERIFY_PEER)
+    return HTTP if HTTP in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
 
 def openssl_reason(error: SSL.Error) -> str:
@@ -138,6 +151,7 @@ def client_options(
             host,
             trustRoot=trustRootFromCertificates(roots),  # type: ignore[no-untyped-call]
             clientCertificate=own,
+            acceptableProtocols=[PEER_PROTOCOL, HTTP],
             extraCertificateOptions={"extraCertChain": chain} if own and chain else None,
         )
     )

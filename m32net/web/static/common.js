@@ -8,7 +8,17 @@ export class RequestError extends Error {
   }
 }
 
-export async function call(method, path, body) {
+let last = Promise.resolve();
+
+// One request after the other: a browser opens a connection for each that is under way, and the
+// server admits only so many of one address in a minute.
+export function call(method, path, body) {
+  const answer = last.then(() => request(method, path, body));
+  last = answer.catch(() => {});
+  return answer;
+}
+
+async function request(method, path, body) {
   let response;
   try {
     response = await fetch(path, {

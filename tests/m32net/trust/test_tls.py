@@ -120,13 +120,26 @@ class OpensslTest(TlsCase):
             self.assertIn("alert protocol version", said)
             self.assertNotIn("anybody", said)
 
-    async def test_asks_for_peers_certificates_by_name(self) -> None:
-        """CON-32: the CAs whose certificates are wanted are named, so browsers offer no others."""
+    async def test_asks_servers_only(self) -> None:
+        """CON-32: browsers are not asked for a certificate; who says it is a server, is."""
         port = self.listen(self.server("one"))
-        command = ["-c", f"timeout 20 openssl s_client -connect 127.0.0.1:{port} </dev/null"]
-        out, _, _ = await getProcessOutputAndValue("/bin/sh", command)
-        said = out.decode().split("Acceptable client certificate CA names\n")[1]
-        self.assertRegex(said.splitlines()[0], r"^O ?= ?m32net local CA, CN ?= ?m32net one ")
+        command = f"timeout 20 openssl s_client -connect 127.0.0.1:{port} </dev/null -alpn "
+        out, _, _ = await getProcessOutputAndValue("/bin/sh", ["-c", f"{command} h2,http/1.1"])
+        self.assertIn("No client certificate CA names sent", out.decode())
+        self.assertIn("ALPN protocol: http/1.1", out.decode())
+        for version in ("-tls1_2", "-tls1_3"):
+            offered = f"{command} m32net-peer,http/1.1 {version}"
+            out, _, _ = await getProcessOutputAndValue("/bin/sh", ["-c", offered])
+            said = out.decode().split("Acceptable client certificate CA names\n")[1]
+            self.assertRegex(said.splitlines()[0], r"^O ?= ?m32net local CA, CN ?= ?m32net one ")
+
+    async def test_alpn_of_strangers(self) -> None:
+        """CON-32: who offers protocols we don't have, or none, gets HTTP as ever."""
+        port = self.listen(self.server("one"))
+        for options in ((), ("-alpn", "h2"), ("-alpn", "m32net-peer")):
+            said, status = await self.openssl(port, *options)
+            self.assertEqual(status, 0, said)
+            self.assertIn("anybody", said)
 
     async def test_no_resumption_but_no_failure(self) -> None:
         """CON-32: clients that try to resume a session get a whole handshake, not an error."""
@@ -146,6 +159,7 @@ class OpensslTest(TlsCase):
         self.server("two")
         mine = self.directory / "two"
         shown = ["-cert", str(mine / "server.pem"), "-key", str(mine / "server.key")]
+        shown += ["-alpn", "m32net-peer,http/1.1"]
         said, _ = await self.openssl(port, *shown)
         self.assertNotIn("anybody", said)
         self.assertIn("alert unknown ca", said)
