@@ -6,18 +6,16 @@ figures mean is in :mod:`m32net.ops.catalogue`.
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
@@ -25,62 +23,14 @@ from m32net.interfaces import Health, IListeners, IServerStatus, ListenerStatus
 from m32net.ops import catalogue
 from m32net.ops.catalogue import PREFIX
 from m32net.ops.lag import Histogram
+from m32net.ops.listeners import exposition
 
 _STATES: Final = ("healthy", "degraded", "unhealthy")
+FRESH_S: Final = 0.5
+"""Anybody may ask for ``/metrics``; however often they do, it is made at most this often."""
 _RATINGS: Final = ("good", "fair", "poor", "unknown")
 
 Figures = Callable[[], Mapping[str, float]]
-
-Reading = Callable[[ListenerStatus], float | None]
-
-
-def _quality(field: str, scale: float = 1.0) -> Reading:
-    """Reads a field of the listener's last quality report, if it has one."""
-
-    def read(one: ListenerStatus) -> float | None:
-        value = getattr(one.quality, field, None)
-        return None if value is None else float(value) * scale
-
-    return read
-
-
-def _control(field: str, scale: float = 1.0) -> Reading:
-    """Reads a field of the quality of its control session (CON-13), if that is known."""
-
-    def read(one: ListenerStatus) -> float | None:
-        value = getattr(one.control, field, None)
-        return None if value is None else float(value) * scale
-
-    return read
-
-
-_LISTENER_GAUGES: Final[tuple[tuple[str, str, Reading], ...]] = (
-    ("connected_seconds", "Time since it connected.", lambda one: one.connected_s),
-    ("channels", "Channels it is sent.", lambda one: len(one.channels)),
-    ("loss_ratio", "Packets lost, 0 to 1, in its last report.", _quality("loss")),
-    ("jitter_seconds", "RFC 3550 interarrival jitter.", _quality("jitter_ms", 0.001)),
-    ("latency_seconds", "One way, server to listener.", _quality("latency_ms", 0.001)),
-    ("control_rtt_seconds", "Control: median of 100 pings.", _control("rtt_ms", 0.001)),
-    ("control_rtt_last_seconds", "Control: newest ping.", _control("rtt_last_ms", 0.001)),
-    ("control_loss_ratio", "Control: pings not answered in time, 0 to 1.", _control("loss")),
-    ("control_idle_seconds", "Control: since anything was heard.", _control("idle_s")),
-    ("control_queued_messages", "Control: messages that wait to be sent.", _control("queued")),
-)
-_LISTENER_COUNTERS: Final[tuple[tuple[str, str, Reading], ...]] = (
-    ("packets_sent", "RTP packets sent.", lambda one: one.packets_sent),
-    ("octets_sent", "RTP payload sent, in bytes.", lambda one: one.octets_sent),
-    ("packets_dropped", "RTP packets the kernel did not take.", lambda one: one.packets_dropped),
-    ("control_messages_received", "Control messages received.", _control("messages_received")),
-    ("control_messages_sent", "Control messages sent.", _control("messages_sent")),
-    ("control_bytes_received", "Control messages received, in bytes.", _control("bytes_received")),
-    ("control_bytes_sent", "Control messages sent, in bytes.", _control("bytes_sent")),
-    ("control_messages_dropped", "Control messages it was too slow for.", _control("dropped")),
-    ("control_messages_expired", "Control messages that waited too long.", _control("expired")),
-)
-_LISTENER_FAMILIES: Final = (
-    *((*gauge, False) for gauge in _LISTENER_GAUGES),
-    *((*counter, True) for counter in _LISTENER_COUNTERS),
-)
 
 
 class ServerCollector(Collector):
@@ -90,6 +40,7 @@ class ServerCollector(Collector):
         carry labels: ``refused_total{reason="full"}``.
     :param rates: counters per second, by name.
     :param lag: the event loop's, since the start.
+    :ivar everybody: the listeners of this scrape; to be set before it.
     """
 
     def __init__(
@@ -106,12 +57,13 @@ class ServerCollector(Collector):
         self._rates = rates
         self._lag = lag
         self._build = _build_info(status.version)
+        self.everybody: Sequence[ListenerStatus] = ()
 
     def collect(self) -> Iterator[Metric]:
         yield self._build
         yield from self._server()
         yield from _health(self._status.health())
-        yield from _each_listener(self._listeners.snapshot())
+        yield _ratings(self.everybody)
         named = list(self._named())
         yield from catalogue.families(named)
         yield catalogue.errors(named)
@@ -170,29 +122,16 @@ def _health(rooms: Mapping[str, Health]) -> Iterator[Metric]:
     yield family
 
 
-def _each_listener(snapshot: Iterable[ListenerStatus]) -> Iterator[Metric]:
-    everybody = list(snapshot)
-    ratings = GaugeMetricFamily(
+def _ratings(everybody: Sequence[ListenerStatus]) -> Metric:
+    family = GaugeMetricFamily(
         f"{PREFIX}listeners_rated",
         "Listeners by their reception: loss, jitter and latency in one word.",
         labels=["rating"],
     )
+    rated = Counter(one.rating for one in everybody)
     for rating in _RATINGS:
-        ratings.add_metric([rating], sum(one.rating == rating for one in everybody))
-    yield ratings
-    labels = ["client_id", "name", "codec"]
-    family: GaugeMetricFamily | CounterMetricFamily
-    for name, text, read, counts in _LISTENER_FAMILIES:
-        full = f"{PREFIX}listener_{name}"
-        if counts:
-            family = CounterMetricFamily(full, text, labels=labels)
-        else:
-            family = GaugeMetricFamily(full, text, labels=labels)
-        for one in everybody:
-            value = read(one)
-            if value is not None:
-                family.add_metric([one.client_id, one.name, one.codec or ""], value)
-        yield family
+        family.add_metric([rating], rated[rating])
+    return family
 
 
 def _build_info(version: str) -> GaugeMetricFamily:
@@ -214,7 +153,7 @@ def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
 class Metrics:
     """The whole of ``/metrics``: the server's figures and those of its process.
 
-    Parameters are those of :class:`ServerCollector`.
+    The parameters are those of :class:`ServerCollector`, and a steady clock.
     """
 
     def __init__(
@@ -224,12 +163,24 @@ class Metrics:
         figures: Sequence[Figures] = (),
         rates: Figures | None = None,
         lag: Callable[[], Histogram] | None = None,
+        *,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._listeners = listeners
+        self._seconds = seconds
+        self._text = b""
+        self._made_at = -math.inf
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._registry.register(ServerCollector(status, listeners, figures, rates, lag))
+        self._collector = ServerCollector(status, listeners, figures, rates, lag)
+        self._registry.register(self._collector)
 
     def render(self) -> bytes:
-        """The text, UTF-8."""
-        return generate_latest(self._registry)
+        """The text, UTF-8; not older than :data:`FRESH_S`."""
+        now = self._seconds()
+        if now - self._made_at >= FRESH_S:
+            everybody = self._collector.everybody = self._listeners.snapshot()
+            text = generate_latest(self._registry) + exposition(everybody).encode(errors="replace")
+            self._text, self._made_at = text, now
+        return self._text

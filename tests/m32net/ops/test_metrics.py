@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import platform
 import subprocess
+import time
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial import unittest
 
-from m32net.interfaces import ControlQuality, Health
+from m32net.interfaces import ControlQuality, Health, QualityReport
 from m32net.ops.catalogue import HELP
 from m32net.ops.lag import LagRecord
-from m32net.ops.metrics import Metrics
+from m32net.ops.listeners import exposition
+from m32net.ops.metrics import FRESH_S, Metrics
 from tests.support.processes import missing
 from tests.support.rooms import FakeListeners, FakeStatus, listener_status
 
@@ -23,12 +29,14 @@ class Scrape(unittest.SynchronousTestCase):
         self.figures: dict[str, float] = {}
         self.rates: dict[str, float] = {}
         self.record = LagRecord(10)
+        self.time = itertools.count(0.0, FRESH_S)
         self.metrics = Metrics(
             self.status,
             self.listeners,
             [lambda: self.figures],
             lambda: self.rates,
             self.record.histogram,
+            seconds=lambda: next(self.time),
         )
 
     def samples(self) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -80,6 +88,38 @@ class Scrape(unittest.SynchronousTestCase):
         self.assertEqual(samples["m32net_listener_channels", ("", "", "b")], 3)
         self.assertEqual(samples["m32net_listeners_rated", ("good",)], 1)
         self.assertEqual(samples["m32net_listeners_rated", ("unknown",)], 1)
+
+    def test_asked_again_and_again(self) -> None:
+        """CON-40: who asks every millisecond gets the same answer, and costs nothing."""
+        self.time = itertools.repeat(1000.0)
+        first = self.metrics.render()
+        self.listeners.refused_count = 3
+        self.assertIs(self.metrics.render(), first)
+        self.time = itertools.repeat(1000.0 + FRESH_S)
+        self.assertIn(b"m32net_listeners_refused_total 3.0", self.metrics.render())
+
+    @settings(max_examples=50)
+    @given(st.text(), st.one_of(st.none(), st.floats()))
+    def test_any_name_any_figure(self, name: str, loss: float | None) -> None:
+        """CON-40: whatever a listener calls itself or reports, the text can be read."""
+        quality = QualityReport("rtcp", 1.0, loss=loss)
+        self.listeners.statuses = [listener_status("a", name=name, quality=quality)]
+        samples = self.samples()
+        labels = tuple(sorted(("a", name, "opus")))
+        self.assertEqual(samples["m32net_listener_packets_sent_total", labels], 1000)
+        known = loss is not None and math.isfinite(loss)
+        self.assertEqual(("m32net_listener_loss_ratio", labels) in samples, known)
+
+    def test_a_thousand_listeners(self) -> None:
+        """CON-40: their lines take the event loop well below a tenth of a second."""
+        quality = ControlQuality(3.0, 2.0, 0.25, 1.5, 10, 20, 1000, 2000, 3, 4, 5)
+        everybody = [listener_status(f"c{i}", control=quality) for i in range(1000)]
+        took = []
+        for _ in range(5):
+            began = time.perf_counter()
+            exposition(everybody)
+            took.append(time.perf_counter() - began)
+        self.assertLess(min(took), 0.1)
 
     def test_control_quality(self) -> None:
         """CON-13, CON-40: how each control session fares; what is not known yet is left out."""
