@@ -413,6 +413,7 @@ server_calls = st.one_of(
     st.tuples(st.just("receive"), client_messages.map(m.encode) | garbage),
     st.tuples(st.just("timer"), st.none()),
     st.tuples(st.just("send"), server_messages),
+    st.tuples(st.just("pong"), st.none()),
     st.tuples(st.just("close"), st.none()),
     st.tuples(st.just("lost"), st.none()),
     st.tuples(st.just("abuse"), st.none()),
@@ -433,7 +434,7 @@ class AnyInputTests(unittest.TestCase):
     @given(st.lists(st.tuples(server_calls, gaps), max_size=30))
     @settings(max_examples=150, deadline=None)
     def test_server(self, calls):
-        now, told = 0.0, []
+        now, told, pings = 0.0, [], [b""]
         session = ServerSession(now, ServerLimits(fault_burst=3, message_burst=10))
         for (call, argument), gap in calls:
             now += gap
@@ -445,6 +446,8 @@ class AnyInputTests(unittest.TestCase):
             elif call == "send":
                 self.assertEqual(session.send(argument), not was_closed)
                 new = []
+            elif call == "pong":
+                new = session.pong(pings[-1], now) or []
             elif call == "close":
                 new = session.close(1001, "x")
             elif call == "lost":
@@ -455,7 +458,10 @@ class AnyInputTests(unittest.TestCase):
                 self.assertEqual(new, [])
             told += new
             for frame in session.data_to_send(WALL + now * 1000):
-                m.decode_server(frame.data)
+                if frame.ping:
+                    pings.append(frame.data)
+                else:
+                    m.decode_server(frame.data)
             self.assertEqual(session.data_to_send(WALL), [])
             self.assertEqual(session.next_timer() is None, session.state is ServerState.CLOSED)
         self.check_story(told, session.state is ServerState.CLOSED)
