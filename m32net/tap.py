@@ -342,7 +342,7 @@ class Server(MultiService):
             listeners=self.streaming,
             settings=self.settings,
             auth=self.auth,
-            metrics=self.ops.metrics.render,
+            metrics=self.ops.metrics.answer,
             qr_svg=qr_svg,
             trust=self.trust,
             hsts=hsts_fits(config.tls_certificate is not None, config.http),

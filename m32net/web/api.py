@@ -50,7 +50,7 @@ class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, MigrationRoutes, PageRo
         listeners: IListeners,
         settings: ISettings,
         auth: Auth,
-        metrics: Callable[[], bytes],
+        metrics: Callable[[], Deferred[bytes]],
         qr_svg: Callable[[str], bytes],
         connections: IConnections | None = None,
         migration: IMigration | None = None,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.web.server import Request
 
 from m32net.interfaces import (
@@ -56,7 +57,7 @@ class PublicRoutes:
     listeners: IListeners
     settings: ISettings
     auth: Auth
-    metrics: Callable[[], bytes]
+    metrics: Callable[[], Deferred[bytes]]
     long: LongAnswers
     wall: Callable[[], float] = staticmethod(time.time)
 
@@ -171,7 +172,7 @@ class PublicRoutes:
 
     @app.route("/metrics", methods=["GET"])
     async def prometheus(self, request: Request) -> bytes:
-        return await self.long.answer(request, self.metrics(), METRICS_TYPE)
+        return await self.long.answer(request, await self.metrics(), METRICS_TYPE)
 
     @app.route("/sdp/<client_id>.sdp", methods=["GET"])
     def sdp(self, request: Request, client_id: str) -> bytes:

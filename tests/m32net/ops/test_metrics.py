@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import platform
 import subprocess
 import time
+from collections.abc import Callable
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred
 from twisted.trial import unittest
 
 from m32net.interfaces import ControlQuality, Health, QualityReport
 from m32net.ops.catalogue import HELP
 from m32net.ops.lag import LagRecord
 from m32net.ops.listeners import exposition
-from m32net.ops.metrics import FRESH_S, Metrics
+from m32net.ops.metrics import FRESH_S, INLINE, Metrics
 from tests.support.processes import missing
 from tests.support.rooms import FakeListeners, FakeStatus, listener_status
 
@@ -29,15 +31,21 @@ class Scrape(unittest.SynchronousTestCase):
         self.figures: dict[str, float] = {}
         self.rates: dict[str, float] = {}
         self.record = LagRecord(10)
-        self.time = itertools.count(0.0, FRESH_S)
+        self.now = 1000.0
+        self.elsewhere: list[tuple[Deferred[str], Callable[..., str], Any]] = []
         self.metrics = Metrics(
             self.status,
             self.listeners,
             [lambda: self.figures],
             lambda: self.rates,
             self.record.histogram,
-            seconds=lambda: next(self.time),
+            seconds=lambda: self.now,
+            in_thread=self.in_thread,
         )
+
+    def in_thread(self, work: Callable[..., str], argument: Any) -> Deferred[str]:
+        self.elsewhere.append((Deferred(), work, argument))
+        return self.elsewhere[-1][0]
 
     def samples(self) -> dict[tuple[str, tuple[str, ...]], float]:
         text = self.metrics.render().decode()
@@ -91,12 +99,32 @@ class Scrape(unittest.SynchronousTestCase):
 
     def test_asked_again_and_again(self) -> None:
         """CON-40: who asks every millisecond gets the same answer, and costs nothing."""
-        self.time = itertools.repeat(1000.0)
-        first = self.metrics.render()
+        first = self.successResultOf(self.metrics.answer())
         self.listeners.refused_count = 3
-        self.assertIs(self.metrics.render(), first)
-        self.time = itertools.repeat(1000.0 + FRESH_S)
-        self.assertIn(b"m32net_listeners_refused_total 3.0", self.metrics.render())
+        self.assertIs(self.successResultOf(self.metrics.answer()), first)
+        self.now += FRESH_S
+        text = self.successResultOf(self.metrics.answer())
+        self.assertIn(b"m32net_listeners_refused_total 3.0", text)
+
+    def test_many_listeners(self) -> None:
+        """CON-40: lines of many are written in a thread, once for all who ask meanwhile."""
+        self.listeners.statuses = [listener_status(f"c{i}") for i in range(INLINE + 1)]
+        first, second = self.metrics.answer(), self.metrics.answer()
+        self.assertNoResult(first)
+        ((later, work, argument),) = self.elsewhere
+        later.callback(work(argument))
+        text = self.successResultOf(first)
+        self.assertIn(b'client_id="c50"', text)
+        self.assertIs(self.successResultOf(second), text)
+
+    def test_a_failure_is_no_end(self) -> None:
+        """CON-40: the next scrape is answered."""
+        self.listeners.statuses = [listener_status(f"c{i}") for i in range(INLINE + 1)]
+        first = self.metrics.answer()
+        self.elsewhere[0][0].errback(RuntimeError("no thread"))
+        self.failureResultOf(first, RuntimeError)
+        self.listeners.statuses = []
+        self.assertIn(b"m32net_uptime", self.successResultOf(self.metrics.answer()))
 
     @settings(max_examples=50)
     @given(st.text(), st.one_of(st.none(), st.floats()))

@@ -78,7 +78,7 @@ class WebCase(unittest.SynchronousTestCase):
             listeners=self.listeners,
             settings=self.settings,
             auth=self.auth,
-            metrics=Metrics(self.status, self.listeners).render,
+            metrics=Metrics(self.status, self.listeners).answer,
             qr_svg=qr_svg,
             connections=self.connections,
             migration=self.migration,
