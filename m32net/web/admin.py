@@ -33,13 +33,11 @@ from m32net.web.bodies import (
     ClusterBody,
     ClusterNode,
     Done,
-    EventsBody,
     ListenersBody,
     Login,
     Message,
     MessageAnswer,
     NewPassword,
-    QualityBody,
     SessionBody,
     SettingsUpdate,
 )
@@ -167,7 +165,7 @@ class AdminRoutes(PublicRoutes):
             since=number(request, "since") or 0.0,
             limit=_limit(request, 1000, MAX_QUALITY_ROWS),
         )
-        return await self.long.answer(request, as_json(QualityBody(tuple(rows))), JSON)
+        return await self.long.rows(request, "quality", rows)
 
     @app.route("/api/events", methods=["GET"])
     async def events(self, request: Request) -> bytes:
@@ -175,7 +173,7 @@ class AdminRoutes(PublicRoutes):
         rows = await self.settings.events(
             since=number(request, "since") or 0.0, limit=_limit(request, 100, MAX_EVENT_ROWS)
         )
-        return await self.long.answer(request, as_json(EventsBody(tuple(rows))), JSON)
+        return await self.long.rows(request, "events", rows)
 
     @app.route("/api/message", methods=["POST"])
     def message(self, request: Request) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -32,6 +32,8 @@ SECURE_COOKIE: Final = "__Host-m32net_session"
 """The name under TLS: with this prefix browsers let no other host and no plain page set it."""
 INLINE_BYTES: Final = 64 * 1024
 """A body up to this size is compressed where it is made, in 1 to 2 ms; audio must not wait more."""
+INLINE_ROWS: Final = 500
+"""Rows of a table that are put into JSON in one go, in some 0.3 ms."""
 
 _CODES: Final = {
     400: "bad_request",
@@ -104,6 +106,15 @@ def as_json(body: object) -> bytes:
     return msgspec.json.encode(body, enc_hook=str)
 
 
+def rows_as_json(name: str, rows: Sequence[object]) -> bytes:
+    """``{name: rows}``, some rows at a time: between them other threads get their turn."""
+    parts = [
+        as_json(rows[start : start + INLINE_ROWS])[1:-1]
+        for start in range(0, len(rows), INLINE_ROWS)
+    ]
+    return b'{"%b":[%b]}' % (name.encode(), b",".join(parts))
+
+
 class LongAnswers:
     """Answers of any length: those over :data:`INLINE_BYTES` are compressed in a thread.
 
@@ -115,6 +126,14 @@ class LongAnswers:
     def __init__(self, in_thread: Callable[..., Deferred[Any]]) -> None:
         self._in_thread = in_thread
         self._one = DeferredSemaphore(1)
+
+    async def rows(self, request: Request, name: str, rows: Sequence[object]) -> bytes:
+        """``{name: rows}`` as JSON; more than :data:`INLINE_ROWS` are written in a thread."""
+        if len(rows) > INLINE_ROWS:
+            body = await self._one.run(self._in_thread, rows_as_json, name, rows)
+        else:
+            body = rows_as_json(name, rows)
+        return await self.answer(request, body, JSON)
 
     async def answer(self, request: Request, body: bytes, media_type: str) -> bytes:
         """As the function of this name."""

@@ -7,10 +7,20 @@ import json
 import secrets
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.web.test.requesthelper import DummyRequest
 
-from m32net.web.answers import INLINE_BYTES, MAX_BODY, LongAnswers, takes_gzip
+from m32net.settings import QualityRow
+from m32net.web.answers import (
+    INLINE_BYTES,
+    INLINE_ROWS,
+    MAX_BODY,
+    LongAnswers,
+    as_json,
+    rows_as_json,
+    takes_gzip,
+)
+from m32net.web.bodies import QualityBody
 from m32net.web.pages import StaticFile
 from protocols.compression import THRESHOLD_BYTES
 from tests.m32net.web.case import Answer, WebCase
@@ -20,19 +30,21 @@ PACKED = {"Accept-Encoding": "gzip"}
 PLAIN = {"Accept-Encoding": "identity"}
 
 
-class Answers(WebCase):
+class Packed(WebCase):
     def setUp(self) -> None:
         super().setUp()
         self.log_in()
-
-    def listening(self, count: int) -> None:
-        self.listeners.statuses = [listener_status(f"client_{i}") for i in range(count)]
 
     def unpacked(self, path: str, accept: str) -> Answer:
         answer = self.raw("GET", path, {"Accept-Encoding": accept})
         if answer.header("Content-Encoding") == "gzip":
             return Answer(answer.status, answer.headers, gzip.decompress(answer.body))
         return answer
+
+
+class Answers(Packed):
+    def listening(self, count: int) -> None:
+        self.listeners.statuses = [listener_status(f"client_{i}") for i in range(count)]
 
     def test_long_answers(self) -> None:
         """CON-20: more than 10 KiB of JSON, packed and plain, in line and in a thread: the same."""
@@ -61,13 +73,13 @@ class Answers(WebCase):
 
     def test_metrics(self) -> None:
         """CON-20: Prometheus asks for gzip, and gets it."""
-        self.listening(100)
+        self.listening(40)
         self.assertEqual(self.raw("GET", "/metrics", PACKED).header("Content-Encoding"), "gzip")
         self.assertIsNone(self.raw("GET", "/metrics", PLAIN).header("Content-Encoding"))
 
     def test_what_does_not_shrink(self) -> None:
         """CON-20: compression must save 10 %, or the answer is sent as it is."""
-        self.api.metrics = lambda: secrets.token_bytes(THRESHOLD_BYTES + 1)
+        self.api.metrics = lambda: succeed(secrets.token_bytes(THRESHOLD_BYTES + 1))
         answer = self.raw("GET", "/metrics", PACKED)
         self.assertIsNone(answer.header("Content-Encoding"))
         self.assertEqual(answer.header("Vary"), "Accept-Encoding")
@@ -134,6 +146,32 @@ class Asked(WebCase):
             self.assertEqual(takes_gzip(request), wanted, words)  # type: ignore[arg-type]
 
 
+class Rows(Packed):
+    def test_in_parts(self) -> None:
+        """CON-20: a table is the same JSON however many parts it was written in."""
+        for count in (0, 1, INLINE_ROWS, INLINE_ROWS + 1, 3 * INLINE_ROWS):
+            rows = [QualityRow(i, f"c{i}", "Ä", "rtcp", 0.5, None, 1.0, None) for i in range(count)]
+            body = QualityBody(tuple(rows))
+            self.assertEqual(rows_as_json("quality", rows), as_json(body), count)
+
+    def test_many_are_written_in_a_thread(self) -> None:
+        """CON-20: a long history holds nothing up."""
+        called: list[str] = []
+
+        def in_thread(call: Any, *args: Any) -> Deferred[Any]:
+            called.append(call.__name__)
+            return maybeDeferred(call, *args)
+
+        self.api.long = LongAnswers(in_thread)
+        for count in (INLINE_ROWS, INLINE_ROWS + 1):
+            called.clear()
+            rows = [QualityRow(i, f"c{i}", "Ä", "rtcp", 0.5, None, 1.0, None) for i in range(count)]
+            self.patch(self.settings, "quality_history", lambda rows=rows, **_: succeed(rows))
+            answer = self.unpacked("/api/quality", "gzip")
+            self.assertEqual(len(answer.json["quality"]), count)
+            self.assertEqual("rows_as_json" in called, count > INLINE_ROWS)
+
+
 class InThread(WebCase):
     def test_one_at_a_time(self) -> None:
         """CON-20: long answers are compressed in a thread, one at a time; others go plain."""
@@ -145,7 +183,7 @@ class InThread(WebCase):
 
         self.api.long = LongAnswers(in_thread)
         text = b"a line of metrics 12345\n" * 10_000
-        self.api.metrics = lambda: text
+        self.api.metrics = lambda: succeed(text)
         first = self.treq.get("http://m32.test/metrics", headers=PACKED)
         self.treq.flush()
         self.assertNoResult(first)
@@ -167,7 +205,7 @@ class InThread(WebCase):
             return running[-1]
 
         self.api.long = LongAnswers(in_thread)
-        self.api.metrics = lambda: b"x" * 100_000
+        self.api.metrics = lambda: succeed(b"x" * 100_000)
         pending = self.treq.get("http://m32.test/metrics", headers=PACKED)
         self.treq.flush()
         pending.cancel()
