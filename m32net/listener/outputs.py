@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -36,8 +37,10 @@ LOW_S = 0.008
 until the next look, and one of its blocks."""
 STRETCH_S = 0.004
 JOIN_MARGIN_S: Final = 0.003
-"""What of a coming stream is to be there for the sound card beyond a frame of either: the
-resampler's chunks and late timers."""
+"""What of a coming stream is to be there for the sound card beyond a frame: the resampler's
+chunks and late timers."""
+UNHEARD_SHRINK_MS_PER_S: Final = 20.0
+"""How fast the delay of a stream shrinks that nobody hears yet; it settles before it is heard."""
 
 
 class Outputs:
@@ -71,6 +74,7 @@ class Outputs:
         """Of the one that is to follow it."""
         self.speaker: Speaker | None = None
         self._junctions: dict[str, Junction] = {}
+        self._bounds = DelaySettings()
 
     def check(self) -> None:
         """See before the start whether the files can be made.
@@ -98,8 +102,8 @@ class Outputs:
 
     @property
     def all_chains(self) -> tuple[Chain, ...]:
-        """Those of the coming stream too."""
-        return self.chains + (() if self.coming is None else self.coming.chains)
+        """Those of the coming stream too, and first: what it has is there when it is joined."""
+        return (() if self.coming is None else self.coming.chains) + self.chains
 
     # -- one stream
 
@@ -144,7 +148,9 @@ class Outputs:
         if self.card is not None:
             voice.playing = voice.mixer(self.mix)
             voice.resampled = Resampled(plan.sample_rate, self.card.rate)
-            bounds = DelaySettings(maximum_ms=thresholds.drop_ms)
+            bounds = self._bounds = DelaySettings(maximum_ms=thresholds.drop_ms)
+            if self.voice is not None:
+                bounds = replace(bounds, shrink_ms_per_s=UNHEARD_SHRINK_MS_PER_S)
             delay = PlayoutDelay(plan.frame / plan.clock_rate, bounds)
             voice.live = Chain(plan, thresholds, delay, (self._playing(voice),))
 
@@ -229,8 +235,10 @@ class Outputs:
         alone = stopped_s is not None
         for name, junction in list(self._junctions.items()):
             if name == "card":
-                frames = sum(one.plan.frame / one.plan.clock_rate for one in (old, new))
-                ahead = round((frames + JOIN_MARGIN_S) * junction.rate)
+                frame = max(one.plan.frame / one.plan.clock_rate for one in (old, new))
+                ahead = round((frame + JOIN_MARGIN_S) * junction.rate)
+                if new.live is not None and new.live.buffer.delay is not None:
+                    new.live.buffer.delay.settings = self._bounds
                 junction.begin(ahead=ahead, more=old.more_sound, alone=alone)
                 continue
             behind = round((stopped_s or 0.0) * junction.rate)

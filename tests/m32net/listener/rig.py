@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +25,7 @@ class FakeSockets:
         self.port = port or 50_000
         self.on_packets = on_packets
         self.on_rtcp = on_rtcp
-        self.only_from: tuple[str, int] | None = None
+        self.only_from: tuple[tuple[str, int], ...] | None = None
         self.sent: list[tuple[bytes, tuple[str, int]]] = []
         self.running = False
         self.refusal: OSError | None = None
@@ -36,6 +37,12 @@ class FakeSockets:
 
     def stop(self) -> None:
         self.running = False
+
+    def deliver(self, datagrams: list[Datagram]) -> None:
+        only = self.only_from
+        wanted = [one for one in datagrams if only is None or one.address in only]
+        if wanted:
+            self.on_packets(wanted)
 
     def send_rtcp(self, data: bytes, address: tuple[str, int]) -> None:
         self.sent.append((data, address))
@@ -113,9 +120,9 @@ class Rig:
         for _ in range(round(seconds / step)):
             self.clock.advance(step)
             now = self.realtime_ns()
-            ready = [one for one in self._waiting if one.arrival_ns <= now]
-            if ready:
-                del self._waiting[: len(ready)]
-                self.sockets.on_packets(ready)
+            count = bisect_right(self._waiting, now, key=lambda one: one.arrival_ns)
+            if count:
+                ready, self._waiting = self._waiting[:count], self._waiting[count:]
+                self.sockets.deliver(ready)
             if self.card is not None:
                 self.card.advance(step)
