@@ -47,12 +47,14 @@ class InLineTests(unittest.TestCase):
         self.got: list[EncodedFrame] = []
         self.events = Events()
         self.bodies: list[Callable[[], None]] = []
+        self.levels: list[tuple[list[int], int]] = []
         self.service = AudioService(
             self.reactor,
             self.source,
             self.got.extend,
             self.events,
             workers=1,
+            on_levels=lambda peaks, slots: self.levels.append((peaks.tolist(), slots)),
             clock=FakeClock(),
             spawn=self.bodies.append,
         )
@@ -69,6 +71,28 @@ class InLineTests(unittest.TestCase):
         self.reactor.turn()
         self.assertEqual([frame.media_time for frame in self.got], [0])
         self.assertEqual(self.events, [DeviceLost("gone")])
+
+    def test_levels_arrive_on_the_reactors_turn(self) -> None:
+        """CON-52: also when they were wanted before the start, and after another one."""
+        self.service.set_metering(True)
+        for _ in range(2):
+            self.service.startService()
+            for _ in range(3):
+                self.service.engine.step()
+            self.assertEqual(self.levels, [])
+            self.reactor.turn()
+            ((peaks, slots),) = self.levels
+            self.assertEqual((len(peaks), slots), (4, 1))
+            self.service.stopService()
+            self.reactor.turn()
+            self.levels.clear()
+            self.source.position = 0
+        self.service.set_metering(False)
+        self.service.startService()
+        for _ in range(3):
+            self.service.engine.step()
+        self.reactor.turn()
+        self.assertEqual((self.levels, self.service.status().levels_dropped), ([], 0))
 
     def test_status(self) -> None:
         self.assertEqual(self.service.status().state, "stopped")

@@ -20,7 +20,7 @@ from m32net.streaming.negotiation import AudioOffer
 from m32net.streaming.registry import Limits, Registry
 from m32net.streaming.service import StreamingService
 from m32net.streaming.transmission import TransmissionConfig
-from protocols.control import messages
+from protocols.control import events, messages
 from tests.support.websocket import TEXT, ByteClient, frame
 
 
@@ -103,6 +103,17 @@ class ShownLevelsTest(unittest.SynchronousTestCase):
             client.feed(b"".join(frame(TEXT, json.dumps(one).encode()) for one in said))
             self.assertEqual((len(self.feed), self.metering), (0, []))
         self.client(pin="1234").say(type="meters", payload={"interval_ms": 50})
+        self.assertEqual(len(self.feed), 1)
+
+    def test_the_registry_has_the_last_word(self) -> None:
+        """A connection that has not been let in is shown nothing, whatever its session says."""
+        client = ByteClient(self.factory)
+        client.open()
+        (connection,) = self.factory.connections
+        self.factory.session_tells(connection, events.MetersWanted(50))
+        self.assertEqual(len(self.feed), 0)
+        client.say(type="hello", payload={})
+        self.factory.session_tells(connection, events.MetersWanted(50))
         self.assertEqual(len(self.feed), 1)
 
     def test_a_phone_that_stops_reading(self) -> None:
