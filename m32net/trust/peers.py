@@ -10,12 +10,14 @@ from typing import Any, Protocol
 
 from OpenSSL import SSL
 from service_identity import VerificationError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseNeverReceived
-from twisted.web.iweb import IPolicyForHTTPS
+from twisted.web.iweb import IAgent, IPolicyForHTTPS
 from zope.interface import implementer
 
+from m32net.interfaces import RefusedError
 from m32net.trust.context import openssl_reason
 
 CONNECT_S = 10.0
@@ -38,20 +40,45 @@ class PeerPolicy:
         return self._trust.client_options(hostname.decode("ascii").strip("[]"))
 
 
+@implementer(IAgent)
+class PeerAgent:
+    """An Agent that says in a sentence what is wrong with certificates.
+
+    Such requests fail with :class:`m32net.interfaces.RefusedError` ``not_trusted``; all else as
+    the Agent inside has it.
+    """
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Any = None, bodyProducer: Any = None
+    ) -> Deferred[Any]:
+        pending: Deferred[Any] = self._agent.request(method, uri, headers, bodyProducer)
+        return pending.addErrback(_explained)
+
+
+def _explained(failure: Failure) -> Failure:
+    reason = why_not(failure)
+    if reason is not None:
+        raise RefusedError("not_trusted", reason, 502) from failure.value
+    return failure
+
+
 def peer_agent(
     reactor: Any, trust: IClientTrust, connect_s: float = CONNECT_S, pool: Any = None
-) -> Agent:
-    """An Agent for ``https://`` addresses of other servers.
+) -> PeerAgent:
+    """An agent for ``https://`` addresses of other servers.
 
     :param pool: keeps connections; None: they are not kept.
-
-    What goes wrong with certificates is told by :func:`why_not`.
     """
-    return Agent(  # type: ignore[no-untyped-call]
-        reactor,
-        contextFactory=PeerPolicy(trust),
-        connectTimeout=connect_s,
-        pool=pool or HTTPConnectionPool(reactor, persistent=False),  # type: ignore[no-untyped-call]
+    return PeerAgent(
+        Agent(  # type: ignore[no-untyped-call]
+            reactor,
+            contextFactory=PeerPolicy(trust),
+            connectTimeout=connect_s,
+            pool=pool or HTTPConnectionPool(reactor, persistent=False),  # type: ignore[no-untyped-call]
+        )
     )
 
 

@@ -13,13 +13,13 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial import unittest
-from twisted.web.client import ResponseNeverReceived
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from m32net.interfaces import RefusedError
 from m32net.trust.identity import LocalAuthority
 from m32net.trust.names import Names
-from m32net.trust.peers import peer_agent, why_not
+from m32net.trust.peers import peer_agent
 from m32net.trust.service import TrustService
 from tests.support.processes import missing
 
@@ -78,8 +78,7 @@ class TlsCase(unittest.TestCase):
             response = await client.get(url)
             return str(await response.text())
         except Exception:
-            failure = Failure()
-            return why_not(failure) or failure.getErrorMessage()
+            return Failure().getErrorMessage()
 
 
 class OpensslTest(TlsCase):
@@ -221,11 +220,10 @@ class PeersTest(TlsCase):
         for host in ("127.0.0.1", "localhost"):
             said = await self.get(two, f"https://{host}:{port}/")
             self.assertIn("is for another host name or address", said)
-        failure = await self.assertFailure(
-            treq.client.HTTPClient(peer_agent(reactor, two)).get(f"https://localhost:{port}/"),
-            ResponseNeverReceived,
-        )
-        self.assertIsInstance(failure.reasons[0].value, VerificationError)
+        client = treq.client.HTTPClient(peer_agent(reactor, two))
+        error = await self.assertFailure(client.get(f"https://localhost:{port}/"), RefusedError)
+        self.assertEqual(error.code, "not_trusted")
+        self.assertIsInstance(error.__cause__.reasons[0].value, VerificationError)
 
     async def test_pinned(self) -> None:
         """CON-32: --peer-ca may hold another server's own certificate instead of its CA."""
