@@ -45,13 +45,15 @@ limited), ``/api/settings`` with ``max_listeners`` and all (nobody listens, the 
 thrown away), ``/api/peer/arrivals`` (a bounded table) and ``/api/succession`` (this server follows
 no other).
 """
-MAX_S = 300.0 if SOAK else 20.0
-"""Of one run: there are two, and random data is sent until it is spent."""
-EXAMPLES = 200 if SOAK else 12
+EXAMPLES = 200 if SOAK else 6
+"""Random requests for every route, after the boundaries: some 1,000 in all, in some 10 s where
+nothing else runs.  How many there are does not depend on how fast that is."""
+MAX_S = 1200.0 if SOAK else 150.0
+"""Of one run, on a machine that is busy with other things; there are two."""
 
 
 class OpenApiFuzz(unittest.TestCase):
-    timeout = 4 * MAX_S + 60  # type: ignore[assignment]
+    timeout = 2 * MAX_S  # type: ignore[assignment]
     if find_spec("schemathesis") is None:
         skip = "schemathesis is not installed"
 
@@ -77,7 +79,6 @@ class OpenApiFuzz(unittest.TestCase):
                 *("--phases", "examples,coverage,fuzzing"),
                 *("--checks", ",".join(CHECKS)),
                 *("--max-examples", str(EXAMPLES)),
-                *("--max-time", str(round(MAX_S))),
                 *("--seed", str(self.seed)),
                 *("--request-timeout", "10", "--continue-on-failure", "--no-shrink"),
                 *("--report", "json", "--report-json-path", str(report), "--no-color"),
@@ -87,7 +88,7 @@ class OpenApiFuzz(unittest.TestCase):
             cwd=self.directory,
             capture_output=True,
             text=True,
-            timeout=2 * MAX_S + 30,
+            timeout=MAX_S,
             check=False,
         )
         self.assertTrue(report.exists(), ran.stdout[-4000:] + ran.stderr[-4000:])
