@@ -248,6 +248,7 @@ class Server(MultiService):
             "audio": watch.health,
             "streaming": self.streaming.health,
             "store": self.settings.health,
+            "connections": self.web.health,
         }
         self.status.figures += [
             watch.figures,

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
-from m32net.interfaces import BlockedAddress, ConnectionStatus
+from m32net.interfaces import BlockedAddress, ConnectionStatus, Health
 from m32net.log import RoomLog
 from m32net.web.site import BoundedSite, Deadlines, raw_error
 from protocols.tcp.admission import AdmissionLimits, Verdict
@@ -129,6 +129,15 @@ class WebService(Service):
     def expect(self, host: str, for_s: float = 60.0) -> None:
         """Listeners from ``host`` have been announced: its connections are not limited so long."""
         self.guard.admission.expect(host, self._reactor.seconds() + for_s)
+
+    def health(self) -> Health:
+        """Degraded while no further connection would be let in."""
+        taken, limit = len(self.guard.connections), self.limits.max_connections
+        details = {"connections": taken, "max_connections": limit, "blocked": len(self.blocked())}
+        if taken < limit:
+            return Health("healthy", (), details)
+        full = f"all {limit} connections are taken; the next is refused (--max-connections)"
+        return Health("degraded", (full,), details)
 
     def counters(self) -> Mapping[str, float]:
         """For ``/metrics``: connections of all ports, by what became of them, and their bytes."""

@@ -300,6 +300,18 @@ class Real(unittest.TestCase):
         return connectProtocol(endpoint, Reading(data))
 
     @defer.inlineCallbacks
+    def test_health(self) -> Any:
+        """CON-40: degraded while the next connection would be refused."""
+        web = self.start(Echo(), limits=AdmissionLimits(max_connections=1, exempt=("127.0.0.1",)))
+        self.assertEqual(web.health().state, "healthy")
+        client = yield self.connect(web, GET)
+        yield client.enough
+        health = web.health()
+        self.assertEqual(health.state, "degraded")
+        self.assertIn("all 1 connections are taken", health.reasons[0])
+        self.assertEqual(health.details["max_connections"], 1)
+
+    @defer.inlineCallbacks
     def test_serves_and_stops(self) -> Any:
         web = self.start(Echo())
         client = yield self.connect(web, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
