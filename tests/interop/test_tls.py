@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import ssl
@@ -17,8 +18,10 @@ from pathlib import Path
 from twisted.trial import unittest
 
 from m32net.trust.authority import new_key
+from m32net.trust.identity import LocalAuthority
+from m32net.trust.names import Names
 from tests.m32net.trust.made import given_files, key_pem, pem, signed
-from tests.support.processes import Child, ServerProcess, missing, wait_for
+from tests.support.processes import HOST, Child, ServerProcess, missing, wait_for
 from tests.support.websocket import HANDSHAKE
 
 TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
@@ -169,6 +172,40 @@ class GivenTest(TlsCase):
         line = self.outcome()
         self.assertIn(str(self.ca), line)
         self.assertIn("for a new local CA", line)
+
+
+class PeersTest(TlsCase):
+    def test_arrivals_by_certificate(self) -> None:
+        """CON-32: listeners are taken from a server whose CA was given, and from nobody else."""
+        for name in ("other", "stranger"):
+            LocalAuthority(self.directory / name, name).load(
+                Names.of([f"{name}.local"]), datetime.now(UTC)
+            )
+        port = self.secure_port(self.server(f"--peer-ca={self.directory / 'other' / 'ca.pem'}"))
+        body = {"arrivals": [{"client_id": "a", "token": "t" * 43, "name": "", "host": HOST}]}
+
+        def hand_over(name: str | None) -> int:
+            context = self.context(self.ca)
+            context.set_alpn_protocols(["m32net-peer", "http/1.1"])
+            if name is not None:
+                mine = self.directory / name
+                context.load_cert_chain(mine / "server.pem", mine / "server.key")
+            request = urllib.request.Request(
+                f"https://localhost:{port}/api/peer/arrivals",
+                data=json.dumps(body).encode(),
+                headers={"Content-Type": "application/json"},
+            )
+            opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
+            try:
+                with opener.open(request, timeout=10) as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as refused:
+                return refused.code
+
+        self.assertEqual(hand_over("other"), 200)
+        self.assertEqual(hand_over(None), 401)
+        with self.assertRaises(OSError):
+            hand_over("stranger")
 
 
 class OpensslTest(TlsCase):
