@@ -56,6 +56,17 @@ class ServerAddress:
         default = DEFAULT_PORT if bare else 443 if secure else 80
         return cls(host, port or default, secure)
 
+    @classmethod
+    def at(cls, host: str, port: int, *, secure: bool) -> ServerAddress:
+        """A host and port as a server names them.
+
+        :raises AddressError: there is no host of that name.
+        """
+        plain = _plain(host)
+        if plain is None:
+            raise AddressError(_explain(host, "there is no host of that name"))
+        return cls(plain, port, secure)
+
     @property
     def _netloc(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

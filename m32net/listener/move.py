@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from m32net.listener.decode import OpusUnavailable
 from m32net.listener.latency import LatencyMeter
-from m32net.listener.link import Means, ServerLink, lost
+from m32net.listener.link import Hear, Means, ServerLink, lost
 from m32net.listener.receiver import Receiver
 from m32net.listener.thresholds import Thresholds
 from protocols.backoff import Backoff
@@ -131,7 +131,9 @@ class Moved:
 class Move:
     """One move.
 
-    :param link: to the new server; the owner's once :attr:`moved` was called.
+    :param link: to the new server; the owner's once ``moved`` was called.
+    :param hear: called with all that the new server says, then and before; before, the owner
+        passes it on to :meth:`hear`.
     :param moved: called when the new stream is heard.
     :param failed: called with the reason when an attempt failed; gives whether to try again.
     :ivar attempts: how often the new server was connected to.
@@ -143,6 +145,7 @@ class Move:
         link: ServerLink,
         receiver: Receiver,
         *,
+        hear: Hear,
         moved: Callable[[], object],
         failed: Callable[[str], bool],
     ) -> None:
@@ -156,6 +159,7 @@ class Move:
         self._tell = means.tell
         self._receiver = receiver
         self._backoff = Backoff(means.random)
+        self._hear = hear
         self._moved = moved
         self._failed = failed
         self._stream: Any = None
@@ -243,7 +247,7 @@ class Move:
         self.attempts += 1
         self._deadline = self._reactor.callLater(DELIVER_S, self._late)
         self.link.open(
-            self.hear,
+            self._hear,
             lambda: self._happen(Turn.OPENED, f"connected to {self.link.address} too"),
             lambda reason: self._happen(Turn.FAILED, reason),
         )

@@ -13,7 +13,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 
-from m32net.listener.address import ServerAddress
+from m32net.listener.address import AddressError, ServerAddress
 from m32net.listener.life import TABLE, Action, Happening, Life
 from m32net.listener.link import Means, ServerLink, lost
 from m32net.listener.move import Move, Moved
@@ -217,19 +217,19 @@ class Session:
 
     # -- moving to another server
 
-    def _redirect(self, migration: Migration) -> None:
+    def _redirect(self, target: ServerAddress) -> None:
         """Nothing is heard yet: to the other server at once."""
         self._say_bye("migrated")
         self._other = self.address
-        self.link = self.link.elsewhere(self._target(migration))
+        self.link = self.link.elsewhere(target)
         self._tell(f"listeners are at {self.address} now")
         self._connect(None)
 
-    def _begin_move(self, migration: Migration) -> None:
+    def _begin_move(self, told: tuple[ServerAddress, float]) -> None:
         """Keep listening, and move when it is time."""
+        target, after_s = told
         if self.receiver.going_over:
             return
-        target = self._target(migration)
         if self._move is not None and self._move.link.address != target:
             self._gone.append(self._move.cancel())
             self._move = None
@@ -239,13 +239,11 @@ class Session:
                 self._means,
                 self.link.elsewhere(target),
                 self.receiver,
+                hear=self._control_event,
                 moved=lambda: self._happen(Happening.MOVED),
                 failed=self._move_failed,
             )
-        self._move.plan(migration.migrate_after)
-
-    def _target(self, migration: Migration) -> ServerAddress:
-        return ServerAddress(migration.new_host, migration.new_port, self.address.secure)
+        self._move.plan(after_s)
 
     def _hurry(self, reason: str | None) -> None:
         assert self._move is not None
@@ -337,16 +335,23 @@ class Session:
             self._happen(Happening.TOLD_TO_LEAVE, f"the server asks to reconnect ({event.reason})")
 
     def _told_to_move(self, migration: Migration) -> None:
+        try:
+            target = ServerAddress.at(
+                migration.new_host, migration.new_port, secure=self.address.secure
+            )
+        except AddressError as error:
+            self._tell(str(error))
+            return
         if self.receiver.flows:
-            self._happen(Happening.TOLD_TO_MOVE, migration)
+            self._happen(Happening.TOLD_TO_MOVE, (target, migration.migrate_after))
             return
         self._sent_on += 1
         if self._sent_on > MAX_SENT_ON:
-            self._other = self._target(migration)
+            self._other = target
             reason = f"{self._sent_on} servers in a row sent us on to another"
             self._happen(Happening.TOLD_TO_LEAVE, reason)
         else:
-            self._happen(Happening.SENT_ON, migration)
+            self._happen(Happening.SENT_ON, target)
 
     # -- every second
 
