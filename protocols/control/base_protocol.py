@@ -177,7 +177,7 @@ class WebSocketShell:
         self.traffic.messages_sent += 1
         agreed = self._perMessageCompress
         if agreed is not None:
-            packed = compression.deflate(data, agreed.own_window_bits)
+            packed = self.factory.deflate(data, agreed.own_window_bits)
             if packed is not None:
                 self.sendFrame(_TEXT, packed, rsv=_RSV1)
                 return

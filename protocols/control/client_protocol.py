@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 
+from protocols.compression import deflate
 from protocols.control import events, messages
 from protocols.control.base_protocol import (
     CLOSE_TIMEOUT_S,
@@ -155,6 +156,7 @@ class ControlClientFactory(WebSocketClientFactory):
         self.wall_ms = wall_ms
         self.open_timeout_s = open_timeout_s
         self.close_timeout_s = close_timeout_s
+        self.deflate = deflate
         self.setProtocolOptions(  # type: ignore[no-untyped-call]
             failByDrop=False,
             maxMessagePayloadSize=messages.MAX_MESSAGE_BYTES,

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +22,7 @@ from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from protocols.compression import deflate
 from protocols.control import events, messages
 from protocols.control.base_protocol import (
     CLOSE_TIMEOUT_S,
@@ -44,7 +46,7 @@ from protocols.control.quality import ControlQuality, Traffic
 from protocols.control.server_session import ServerSession
 
 VERSIONS: Final = [13]  # RFC 6455; Autobahn also knows drafts
-_STATUS_TEXT: Final = {405: "Method Not Allowed", 426: "Upgrade Required", 403: "Forbidden"}
+_COMPRESSED: Final = 4  # messages kept, so that what is told to all is compressed once
 
 ServerOwner = Callable[[ControlConnection, events.ServerSessionEvent], None]
 
@@ -290,6 +292,7 @@ class ControlServerFactory(WebSocketServerFactory):
         self.close_timeout_s = close_timeout_s
         self.allowed_origins = tuple(allowed_origins)
         self.random = random
+        self.deflate = lru_cache(_COMPRESSED)(deflate)
         self.connections: set[ControlConnection] = set()
         self._past = Traffic(0.0)
         self.closing = False

@@ -3,10 +3,14 @@ allowed is not refused."""
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import string
+import tracemalloc
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 from twisted.trial import unittest
@@ -291,6 +295,7 @@ class CompressionTests(unittest.TestCase):
         self.asked(b"permessage-deflate")
         self.assertEqual(self.sent(m.Event("custom_message", noise))[0], 0xC1)
         self.patch(compression, "LEAST_SAVING", 0.5)
+        noise += "."  # the answer for the same message is remembered
         first, payload = self.sent(m.Event("custom_message", noise))
         self.assertEqual(first, 0x81)
         self.assertIn(noise.encode(), payload)
@@ -315,6 +320,63 @@ class CompressionTests(unittest.TestCase):
         self.assertIsInstance(self.server.told[-1], e.Alive)
         agreed = self.client.protocol._perMessageCompress
         self.assertEqual((agreed._inflater, agreed.own_window_bits), (None, 15))
+
+    def test_memory(self):
+        """CON-20: an idle connection that compresses costs no more than one that does not."""
+
+        def cost(extension: bytes) -> float:
+            self.asked(extension)
+            server, clients = self.server, []
+            tracemalloc.start()
+            try:
+                for _ in range(50):
+                    client = server.client(open=False)
+                    line = [b"Sec-WebSocket-Extensions: " + extension] if extension else []
+                    client.open(request(b"GET /ws HTTP/1.1", b"", *line))
+                    client.say(type="hello")
+                    server.connections[-1].send(self.BIG)
+                    beat = json.dumps({"type": "heartbeat", "x": "y" * 20_000}).encode()
+                    packed = frame(TEXT, deflated(beat), rsv=4) if extension else frame(TEXT, beat)
+                    client.feed(packed)
+                    client.heard()
+                    clients.append(client)
+                gc.collect()
+                return tracemalloc.get_traced_memory()[0] / 50
+            finally:
+                tracemalloc.stop()
+
+        plain, compressed = cost(b""), cost(b"permessage-deflate")
+        self.assertLess(compressed - plain, 4_096)
+        self.assertLess(compressed, 40_000)
+
+    def test_told_to_all(self):
+        """CON-20: compressed once."""
+        self.asked(b"permessage-deflate")
+        offer = request(b"GET /ws HTTP/1.1", b"", b"Sec-WebSocket-Extensions: permessage-deflate")
+        for _ in range(9):
+            client = self.server.client(open=False)
+            client.open(offer)
+            client.say(type="hello")
+        for connection in self.server.connections:
+            connection.send(self.BIG)
+        used = self.server.factory.deflate.cache_info()
+        self.assertEqual((used.misses, used.hits), (1, 9))
+
+    @given(st.lists(st.binary(max_size=40), max_size=8), st.integers(1, 60))
+    @settings(max_examples=100, deadline=None)
+    def test_any_compressed_bytes(self, pieces, cut):
+        """CON-20: nothing is raised or logged, at most a close frame is the answer."""
+        self.asked(b"permessage-deflate")
+        data = b""
+        for number, piece in enumerate(pieces):
+            first, last = number % 3 == 0, number % 3 == 2
+            data += frame(TEXT if first else 0, piece, fin=last, rsv=4 if first else 0)
+        for at in range(0, len(data), cut):
+            self.client.feed(data[at : at + cut])
+        self.client.lose(Failure(ConnectionLost()))
+        self.assertIsInstance(self.server.told[-1], e.SessionClosed)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertEqual(self.server.clock.getDelayedCalls(), [])
 
     def test_fragments_of_a_compressed_message(self):
         """RFC 7692 section 7.2.2: RSV1 on the first only; a control frame between."""
