@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredSemaphore
@@ -21,6 +20,7 @@ from m32net.interfaces import RefusedError
 from m32net.settings import NotSavedError
 from m32net.web.bodies import ErrorBody, ErrorDetail
 from protocols.compression import InflateError, gzip, inflate, worth_trying
+from protocols.control.origin import origin_allowed
 
 T = TypeVar("T")
 
@@ -249,14 +249,11 @@ def check_origin(request: Request) -> None:
     """
     origin = header(request, b"Origin")
     host = header(request, b"Host") or ""
-    if origin is None:
+    if origin:
+        same = origin_allowed(origin, host)
+    else:
         # "none": typed, or from a bookmark.  "same-site" is another port of this very host.
         same = (header(request, b"Sec-Fetch-Site") or "none") in {"none", "same-origin"}
-    else:
-        try:
-            same = urlsplit(origin).netloc.lower() == host.lower()
-        except ValueError:
-            same = False
     if not same:
         raise RefusedError(
             "foreign_origin",

@@ -63,6 +63,8 @@ class Browsers(WebCase):
             {"Sec-Fetch-Site": "none"},
             {"Sec-Fetch-Site": "same-origin"},
             {"Origin": HOST, "Sec-Fetch-Site": "same-origin"},
+            {"Origin": f"{HOST.upper()}:80"},
+            {"Origin": ""},
         ):
             answer = self.get("/request-audio?udp_port=5004", headers=headers)
             self.assertEqual(answer.status, 200, headers)
