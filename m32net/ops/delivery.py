@@ -76,14 +76,18 @@ class Delivery:
 
     def look(self, counters: Counters, now: float) -> None:
         """Take note of the counters; to be called every :data:`LOOK_S`."""
+        self.note(counters, now)
+        self._recent.append((now, counters))
+        while now - self._recent[0][0] > DROPS_S:
+            self._recent.popleft()
+
+    def note(self, counters: Counters, now: float) -> None:
+        """The same in between, for ages that are right at this moment."""
         if counters.frames != self._last.frames or not self._wanted:
             self._frame_at = now
         if counters.turns != self._last.turns:
             self._turn_at = now
         self._last = counters
-        self._recent.append((now, counters))
-        while now - self._recent[0][0] > DROPS_S:
-            self._recent.popleft()
 
     def frame_age_s(self, now: float) -> float:
         """Since the last frame was sent; 0 while none is wanted."""
@@ -181,6 +185,7 @@ class DeliveryWatch(Service):
     def health(self) -> Health:
         """Unhealthy when nothing is delivered, degraded when something is missing."""
         now = self._seconds()
+        self.delivery.note(self._counters(), now)
         bad, poor = self.delivery.faults(now)
         details = {
             "wanted": self.delivery.wanted,
@@ -192,4 +197,6 @@ class DeliveryWatch(Service):
 
     def figures(self) -> Mapping[str, float]:
         """Named figures for ``/metrics``."""
-        return {"last_frame_age_seconds": self.delivery.frame_age_s(self._seconds())}
+        now = self._seconds()
+        self.delivery.note(self._counters(), now)
+        return {"last_frame_age_seconds": self.delivery.frame_age_s(now)}

@@ -51,6 +51,15 @@ class Watch(unittest.SynchronousTestCase):
         self.pass_time(100, turns=100, frames=100, packets=2000)
         self.assertEqual((self.state(), self.watch.alive()), ("healthy", True))
 
+    def test_right_at_this_moment(self) -> None:
+        """CON-40: the last frame's age is no older than the question."""
+        self.watch.want(True)
+        self.pass_time(1, turns=1, frames=1)
+        self.clock.advance(LOOK_S * 0.8)
+        self.counters = replace(self.counters, frames=1000)
+        self.assertEqual(self.watch.health().details["last_frame_ms"], 0)
+        self.assertEqual(self.watch.figures()["last_frame_age_seconds"], 0)
+
     def test_wanted_and_not_sent(self) -> None:
         """CON-40: somebody listens and nothing is sent: unhealthy, with the reason."""
         self.pass_time(100, turns=2)
