@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -125,6 +126,28 @@ class LocalTest(LocalCase):
         """CON-32: one line where the directory cannot be made."""
         self.directory.write_bytes(b"")
         self.assertIn("cannot make the directory", self.refusal())
+
+    def test_disk_full(self) -> None:
+        """CON-32: a disk that takes nothing: one line, and what was there stays."""
+        first = self.load()
+
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        self.patch(files.os, "fsync", full)
+        self.assertIn("cannot write", self.refusal(now=NOW + LIFE * 0.8))
+        self.patch(files.os, "fsync", REAL_FSYNC)
+        self.assertEqual(self.load().pair.certificate, first.pair.certificate)
+        self.assertEqual(sorted(one.name for one in self.directory.iterdir()), list(FILES))
+
+    def test_pipe_instead_of_a_file(self) -> None:
+        """CON-32: what is no file is not waited for."""
+        self.directory.mkdir()
+        os.mkfifo(self.directory / "ca.pem")
+        self.assertIn("ca.pem is no file", self.refusal())
+        (self.directory / "ca.pem").unlink()
+        (self.directory / "ca.pem").mkdir()
+        self.assertIn("ca.pem: Is a directory", self.refusal())
 
     def test_ca_of_another_time(self) -> None:
         """CON-32: an expired CA is refused, not replaced; a wrong clock is told and goes on."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed448
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -182,6 +183,21 @@ class GivenServiceTest(ServiceCase):
         path.write_bytes(pem(signed(secret, ["a.example"])) + key_pem(secret))
         error = self.assertRaises(TrustError, self.make, GivenFiles(path, path))
         self.assertIn("OpenSSL refuses the certificate: ", str(error))
+
+    def test_strange_key(self) -> None:
+        """CON-32: a kind of key that TLS here does not know is one line."""
+        secret: Any = ed448.Ed448PrivateKey.generate()
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "strange")])
+        certificate = (
+            x509.CertificateBuilder(name, name, secret.public_key(), 1)
+            .not_valid_before(NOW)
+            .not_valid_after(NOW + timedelta(days=9))
+            .sign(secret, None)
+        )
+        path = self.directory / "strange.pem"
+        path.write_bytes(pem(certificate) + key_pem(secret))
+        error = self.assertRaises(TrustError, self.make, GivenFiles(path, path))
+        self.assertIn("neither RSA nor EC nor Ed25519", str(error))
 
 
 class PeersTest(ServiceCase):
