@@ -58,7 +58,7 @@ class OpenApiFuzz(unittest.TestCase):
         skip = "schemathesis is not installed"
 
     def setUp(self) -> None:
-        self.server = ServerProcess("--source=test")
+        self.server = ServerProcess("--source=test", "--https=tcp:0")
         self.addCleanup(self.server.close)
         self.token = self.server.login()
         self.seed = int(os.environ.get("M32NET_SEED") or random.randrange(2**32))
