@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from m32net.interfaces import Health
+from m32net.log import RoomLog
 from m32net.ops.process import ProcessMeter
 
+_log = RoomLog(namespace="m32net.ops")
 HealthSource = Callable[[], Health]
 
 
@@ -35,12 +37,14 @@ class ServerStatus:
     rooms: dict[str, HealthSource] = field(default_factory=dict)
     figures: list[Callable[[], Mapping[str, float]]] = field(default_factory=list)
     started: float = 0.0
+    _told: set[str] = field(default_factory=set)
 
     def uptime_s(self) -> float:
         return self.seconds() - self.started
 
     def health(self) -> Mapping[str, Health]:
-        return {room: ask() for room, ask in self.rooms.items()}
+        """A room that fails at telling is not well, and hides nobody else's state."""
+        return {room: self._asked(room, ask) for room, ask in self.rooms.items()}
 
     def cpu_percent(self) -> float:
         return self.process.cpu_percent()
@@ -49,4 +53,23 @@ class ServerStatus:
         return self.process.memory_mb()
 
     def measurements(self) -> Mapping[str, float]:
-        return {name: value for ask in self.figures for name, value in ask().items()}
+        found: dict[str, float] = {}
+        for ask in self.figures:
+            try:
+                found |= ask()
+            except Exception:
+                self._log_once(f"the figures of {getattr(ask, '__qualname__', ask)}")
+        return found
+
+    def _asked(self, room: str, ask: HealthSource) -> Health:
+        try:
+            return ask()
+        except Exception as error:
+            self._log_once(f"the health of {room}")
+            return Health("unhealthy", (f"its state cannot be told: {type(error).__name__}",))
+
+    def _log_once(self, what: str) -> None:
+        """Who asks does so every second; the log has the trace of the first time."""
+        if what not in self._told:
+            self._told.add(what)
+            _log.failure("{what} cannot be told", what=what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
@@ -53,6 +54,20 @@ class Room(unittest.SynchronousTestCase):
         self.assertEqual(self.ops.in_a_line(), "degraded, 1 listener; store: the disk is full")
         self.status.rooms["audio"] = lambda: Health("unhealthy")
         self.assertEqual(self.ops.in_a_line(), "unhealthy, 1 listener; audio: no reason given")
+
+    def test_a_room_that_fails(self) -> None:
+        """CON-40: a fault in one room's telling ends neither /health nor /metrics nor watchdog."""
+
+        def fail() -> NoReturn:
+            raise ZeroDivisionError
+
+        self.status.rooms["audio"] = fail
+        self.status.figures.insert(0, fail)
+        self.assertEqual(self.status.health()["audio"].state, "unhealthy")
+        self.assertIn("audio: its state cannot be told: ZeroDivisionError", self.ops.in_a_line())
+        self.assertIn(b"m32net_state_disk_free_bytes 1e+09", self.ops.metrics.render())
+        self.clock.pump([1.0] * 10)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2, "once for each")
 
     def test_health_and_metrics(self) -> None:
         """CON-40: lag and delivery are rooms of their own on /health, and all is on /metrics."""
