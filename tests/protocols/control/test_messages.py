@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
+from typing import get_args
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -11,6 +14,8 @@ from twisted.trial import unittest
 from protocols.control import messages as m
 from protocols.control.messages import MessageError, decode_client, decode_server, encode
 from protocols.errors import LocalProtocolError, RemoteProtocolError
+
+ROOT = Path(__file__).resolve().parents[3]
 
 # What spec/streaming.md shows, word for word.
 CLIENT_EXAMPLES = {
@@ -161,6 +166,19 @@ class WireTests(unittest.TestCase):
             self.assertEqual(decode_client(text.encode()), message)
         for text, message in SERVER_EXAMPLES.items():
             self.assertEqual(decode_server(text), message)
+
+    def test_what_the_documentation_shows(self):
+        """docs/wire/control.md: each message is one, and is written so (its order aside)."""
+        page = (ROOT / "docs" / "wire" / "control.md").read_text(encoding="utf-8")
+        shown = re.findall(r"^```json (\w+)\n(.*?)^```", page, re.M | re.S)
+        seen = set()
+        for who, block in shown:
+            for line in block.splitlines():
+                message = {"listener": decode_client, "server": decode_server}[who](line)
+                seen.add(type(message))
+                if "type" in json.loads(line):
+                    self.assertEqual(json.loads(encode(message)), json.loads(line))
+        self.assertEqual(seen, {*get_args(m.ClientMessage), *get_args(m.ServerMessage)})
 
     def test_the_specification_is_written(self):
         for text, message in (CLIENT_EXAMPLES | SERVER_EXAMPLES).items():
