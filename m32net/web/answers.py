@@ -1,7 +1,8 @@
 """What every route needs: reading a JSON body with refusals a person understands, and answering.
 
 Errors are ``{"error": {"code", "message"}}`` with a fitting status, whatever went wrong.  Long
-answers are compressed where the client takes it and it pays (CON-20).
+answers are compressed where the client takes it and it pays (CON-20); none of these holds a secret
+beside what somebody else chose, whose length could then be guessed at (BREACH).
 """
 
 from __future__ import annotations
