@@ -162,7 +162,7 @@ class Succession(Service):
             return None
         path = socket_path(self._directory, SUCCESSOR_SOCKET)
         agent = local_agent(self._reactor, path, quiet_pool(self._reactor))
-        return OtherServer(agent, "http://localhost", "the successor", self.token)
+        return OtherServer(self._reactor, agent, "http://localhost", "the successor", self.token)
 
     async def give_way(self, successor: OtherServer) -> None:
         self._settings.frozen = _FREEZE

@@ -149,7 +149,7 @@ class MigrationService(Service):
         self.core.begin(host, port, after_s=after_s, each_s=each_s)
         self._target, self._secure_port, self._to_successor = None, None, False
         try:
-            target, facts = await find(host, port, self._agent, self._agent_for_peers)
+            target, facts = await find(self.clock, host, port, self._agent, self._agent_for_peers)
             successor = self._successor_for(facts, f"{host}:{port}")
             if successor is None:
                 self._check(facts)
@@ -217,7 +217,9 @@ class MigrationService(Service):
         arrivals = self._arrivals()
         if port is None or self._agent_for_peers is None or not arrivals:
             return
-        peer = OtherServer(self._agent_for_peers, f"https://{host}:{port}", f"{host}:{port}")
+        peer = OtherServer(
+            self.clock, self._agent_for_peers, f"https://{host}:{port}", f"{host}:{port}"
+        )
         try:
             await peer.announce(arrivals)
         except Exception as error:

@@ -14,9 +14,11 @@ import msgspec
 import treq
 from msgspec import Meta, Struct
 from treq.client import HTTPClient
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectError
 from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
-from twisted.web.iweb import IAgent
+from twisted.web.iweb import IAgent, IBodyProducer
+from zope.interface import implementer
 
 from m32net.interfaces import Arrival, RefusedError
 from protocols.control.messages import MAX_CHANNELS
@@ -95,16 +97,42 @@ def quiet_pool(reactor: Any) -> Any:
     return pool
 
 
+@implementer(IBodyProducer)
+class _Body:
+    """A request's body, small enough to be written in one go."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """All is written already."""
+
+    def resumeProducing(self) -> None:
+        """All is written already."""
+
+    def stopProducing(self) -> None:
+        """All is written already."""
+
+
 class OtherServer:
     """The server at one base address.
 
+    :param clock: for time-outs.
     :param agent: connects to it; :param base: ``http://host:port`` without a slash.
     :param label: what it is called in refusals.
     :param token: for its routes that need one.
     """
 
-    def __init__(self, agent: IAgent, base: str, label: str, token: str | None = None) -> None:
-        self._client = HTTPClient(agent)
+    def __init__(
+        self, clock: Any, agent: IAgent, base: str, label: str, token: str | None = None
+    ) -> None:
+        self._clock = clock
+        self._client = HTTPClient(agent, data_to_body_producer=_Body)
         self.base = base
         self._label = label
         self._headers: dict[bytes | str, bytes | str] = {}
@@ -165,7 +193,14 @@ class OtherServer:
             raise RefusedError("refused", f"{self._label}: {why}", 409)
 
     async def call(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        """Status and body of one request; a redirect is not followed."""
+        """Status and body of one request; a redirect is not followed.
+
+        :raises Exception: none came, or not in time.
+        """
+        asking = Deferred.fromCoroutine(self._call(method, path, body))
+        return await asking.addTimeout(TIMEOUT_S, self._clock)
+
+    async def _call(self, method: str, path: str, body: object) -> tuple[int, bytes]:
         more: dict[str, Any] = {}
         headers = self._headers.copy()
         if body is not None:
@@ -175,7 +210,6 @@ class OtherServer:
             method,
             self.base + path,
             headers=headers,
-            timeout=TIMEOUT_S,
             allow_redirects=False,
             **more,
         )
@@ -203,14 +237,14 @@ class OtherServer:
 
 
 async def find(
-    host: str, port: int, agent: IAgent, agent_for_peers: IAgent | None
+    clock: Any, host: str, port: int, agent: IAgent, agent_for_peers: IAgent | None
 ) -> tuple[OtherServer, Facts]:
     """Look at ``host:port`` over HTTP, and over HTTPS where plain HTTP gets no answer.
 
     :raises RefusedError: there is no server that could take listeners; one line.
     """
     label = f"{host}:{port}"
-    plain = OtherServer(agent, f"http://{host}:{port}", label)
+    plain = OtherServer(clock, agent, f"http://{host}:{port}", label)
     try:
         return plain, await plain.look()
     except RefusedError:
@@ -221,7 +255,7 @@ async def find(
         reason = str(error) or type(error).__name__
     if agent_for_peers is None:
         raise RefusedError("unreachable", f"{label} does not answer: {reason}", 409)
-    secure = OtherServer(agent_for_peers, f"https://{host}:{port}", label)
+    secure = OtherServer(clock, agent_for_peers, f"https://{host}:{port}", label)
     try:
         return secure, await secure.look()
     except RefusedError:
