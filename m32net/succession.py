@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
 
@@ -97,14 +97,15 @@ class Succession(Service):
     # -- while it runs ---------------------------------------------------------------------
 
     def startService(self) -> None:
-        """Open the local socket.
-
-        :raises ConfigError: it can't be made.
-        """
         super().startService()  # type: ignore[no-untyped-call]
-        name = SUCCESSOR_SOCKET if self.waiting else SERVER_SOCKET
+        self._open(SUCCESSOR_SOCKET if self.waiting else SERVER_SOCKET)
+        if self.waiting:
+            self._polling.start(POLL_S, now=False)
+
+    def _open(self, name: str) -> None:
+        """Listen on the local socket of our role, which is nobody else's while we hold its lock."""
         try:
-            (self._directory / name).unlink(missing_ok=True)
+            (self._directory / name).unlink(missing_ok=True)  # of a process that was killed
             before = os.umask(0o177)
             try:
                 path = socket_path(self._directory, name)
@@ -113,20 +114,17 @@ class Succession(Service):
                 os.umask(before)
         except Exception as reason:  # a machine without it loses `m32net migrate`, nothing else
             self.log.warn("No local socket {name}: {reason}", name=name, reason=reason)
-        if self.waiting:
-            self._polling.start(POLL_S, now=False)
+
+    def _close(self) -> Deferred[Any]:
+        """Take the socket away, which Twisted does with its port."""
+        port, self._port = self._port, None
+        return maybeDeferred(port.stopListening) if port is not None else succeed(None)
 
     def stopService(self) -> Any:
         super().stopService()  # type: ignore[no-untyped-call]
         if self._polling.running:
             self._polling.stop()
-        if self._port is None:
-            return None
-        name = SUCCESSOR_SOCKET if self.waiting else SERVER_SOCKET
-        with suppress(OSError):
-            (self._directory / name).unlink(missing_ok=True)
-        port, self._port = self._port, None
-        return maybeDeferred(port.stopListening)
+        return self._close()
 
     def _look(self) -> Any:
         """Whether it is our turn; then the old server is no more."""
@@ -134,14 +132,15 @@ class Succession(Service):
             return None
         self._polling.stop()
         self.waiting = False
-        with suppress(OSError):
-            (self._directory / SUCCESSOR_SOCKET).replace(self._directory / SERVER_SOCKET)
-        if self._place is not None:
-            os.close(self._place)  # for a successor of our own
         self.log.info("The old server has gone; this one takes over")
         return Deferred.fromCoroutine(self._take_over())
 
     async def _take_over(self) -> None:
+        with suppress(OSError):
+            await self._close()
+        self._open(SERVER_SOCKET)
+        if self._place is not None:
+            os.close(self._place)  # for a successor of our own
         try:
             await self._settings.reload(who="the server before")
         except RefusedError as reason:
