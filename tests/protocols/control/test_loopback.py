@@ -23,6 +23,7 @@ from twisted.web.server import Site
 
 from protocols.control import events, messages
 from protocols.control.client_session import ClientSession
+from protocols.control.limits import ServerLimits
 from protocols.control.protocol import (
     ControlClientFactory,
     ControlClientProtocol,
@@ -33,6 +34,8 @@ from protocols.control.protocol import (
 )
 from tests.support.certificate import self_signed
 from tests.support.websocket import HANDSHAKE, TEXT, frame
+
+NO_PONG = "no answer to pings for 2 s"
 
 
 class Beside(Resource):
@@ -198,6 +201,51 @@ class LoopbackTests(unittest.TestCase):
         deaf.transport.abortConnection()
         over = self.wait_for(events.SessionClosed)
         other.close()
+        yield over
+
+    @inlineCallbacks
+    def test_who_answers_pings_stays(self):
+        """CON-10, CON-13: a real client answers; one that only talks is let go."""
+        self.factory.limits = ServerLimits(ping_interval_s=0.3, pong_timeout_s=2.0)
+        client = yield self.open()
+        (kept,) = self.factory.connections
+        talker = yield TCP4ClientEndpoint(reactor, "127.0.0.1", self.port.getHost().port).connect(
+            Factory.forProtocol(Deaf)
+        )
+        while not any(getattr(event, "cause", None) == "silent" for event in self.seen):
+            talker.transport.write(frame(TEXT, b'{"type":"heartbeat"}'))
+            yield deferLater(reactor, 0.05)
+        self.assertEqual(self.seen[-1], events.SessionClosed("silent", 1008, NO_PONG))
+        quality = kept.quality(self.factory.seconds())
+        self.assertLess(quality.rtt_ms, 1000)
+        self.assertGreater(quality.rtt_ms, 0)
+        self.assertLess(quality.loss, 1.0)
+        over = self.wait_for(events.SessionClosed)
+        client.close()
+        yield over
+
+    @inlineCallbacks
+    def test_large_messages_are_compressed_each_way(self):
+        """CON-20: over TCP, between our own two ends."""
+        client = yield self.open()
+        while not any(isinstance(event, events.Welcomed) for event in self.heard):
+            yield deferLater(reactor, 0.01)
+        (connection,) = self.factory.connections
+        news = messages.Event("custom_message", "All musicians to the stage, please. " * 2000)
+        before = connection.quality(0.0)
+        told = self.wait_for(events.ServerEvent)
+        connection.send(news)
+        rows = tuple(messages.ChannelRequest(number, "x" * 250) for number in range(1, 65))
+        client.configure(messages.ClientConfig(rows))
+        self.assertEqual((yield told), events.ServerEvent(news))
+        while not any(isinstance(event, events.Configured) for event in self.seen):
+            yield deferLater(reactor, 0.01)
+        self.assertIn(events.Configured(messages.ClientConfig(rows)), self.seen)
+        after = connection.quality(0.0)
+        self.assertLess(after.bytes_sent - before.bytes_sent, 3_000, "72,000 bytes as they are")
+        self.assertLess(after.bytes_received - before.bytes_received, 3_000, "17,000 as they are")
+        over = self.wait_for(events.SessionClosed)
+        client.close()
         yield over
 
     @inlineCallbacks
