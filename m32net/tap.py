@@ -51,6 +51,7 @@ from m32net.store.database import StoreError
 from m32net.store.service import SettingsService, open_settings
 from m32net.streaming.control import ListenerControlFactory
 from m32net.streaming.door import Door
+from m32net.streaming.meters import LevelFeed
 from m32net.streaming.moving import MigrationService
 from m32net.streaming.negotiation import AudioOffer
 from m32net.streaming.profile import Profile
@@ -66,6 +67,7 @@ from m32net.web.api import WebApi
 from m32net.web.auth import Auth
 from m32net.web.headers import hsts_fits
 from m32net.web.service import WebError, WebService
+from protocols.control.limits import ServerLimits
 from protocols.control.messages import ServerInfo
 from protocols.tcp.admission import AdmissionLimits
 from protocols.tcp.options import SocketOptions
@@ -203,6 +205,7 @@ class Server(MultiService):
         )
         self.streaming = self._make_streaming()
         watch = AudioWatch(self._audio_status, self.settings.note_event, time.monotonic)
+        self.meters = LevelFeed(self._set_metering, in_full=not config.compression)
         self.audio = AudioService(
             reactor,
             self.source,
@@ -210,10 +213,10 @@ class Server(MultiService):
             watch.event,
             config.encoder_threads,
             complexity=config.opus_complexity,
+            on_levels=self.meters.levels,
         )
         self.auth = Auth(self.settings, reactor, local_token=self.succession.token)
-        self.control = ListenerControlFactory(self.streaming, reactor=reactor)
-        self.control.change_heartbeat_timeout(self.limits.heartbeat_timeout_s)
+        self.control = self._make_control()
         self.ops = OpsService(
             reactor,
             self.status,
@@ -254,6 +257,7 @@ class Server(MultiService):
             watch.figures,
             self.streaming.figures,
             self.control.figures,
+            self.meters.figures,
             self.settings.figures,
             self.web.counters,
         ]
@@ -315,6 +319,21 @@ class Server(MultiService):
             note_event=settings.note_event,
         )
 
+    def _make_control(self) -> ListenerControlFactory:
+        config = self.config
+        return ListenerControlFactory(
+            self.streaming,
+            reactor=self.reactor,
+            meters=self.meters,
+            compression=config.compression,
+            limits=ServerLimits(
+                heartbeat_timeout_s=self.limits.heartbeat_timeout_s,
+                ping_interval_s=config.ping_interval_s,
+                pong_timeout_s=config.pong_timeout_s,
+                message_ttl_s=config.message_ttl_s,
+            ),
+        )
+
     def _make_trust(self) -> TrustService | None:
         """The certificates of ``--https``; an endpoint that starts with ``ssl:`` has its own."""
         config = self.config
@@ -346,6 +365,7 @@ class Server(MultiService):
             metrics=self.ops.metrics.answer,
             qr_svg=qr_svg,
             trust=self.trust,
+            compress=config.compression,
             hsts=hsts_fits(config.tls_certificate is not None, config.http),
         )
         endpoints = [_on_interface(config.http, config.interface)]
@@ -554,6 +574,9 @@ class Server(MultiService):
     def _set_demand(self, demand: Mapping[Profile, frozenset[int]]) -> None:
         self.audio.set_demand(demand)
         self.ops.want(any(demand.values()))
+
+    def _set_metering(self, wanted: bool) -> None:
+        self.audio.set_metering(wanted)
 
     def _counters(self) -> Counters:
         totals = self.streaming.transmission.totals

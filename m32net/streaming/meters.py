@@ -93,11 +93,13 @@ class LevelFeed:
     """Levels to those who want them.
 
     :param set_metering: tells the audio room whether anybody does; nothing is measured otherwise.
+    :param in_full: tell everything each time, changed or not.
     :ivar sent: messages; :ivar skipped: that a link with a queue was not sent.
     """
 
-    def __init__(self, set_metering: Callable[[bool], object]) -> None:
+    def __init__(self, set_metering: Callable[[bool], object], *, in_full: bool = False) -> None:
         self._set_metering = set_metering
+        self._in_full = in_full
         self._paces: dict[int, _Pace] = {}
         self._pace_of: dict[MeterLink, _Pace] = {}
         self.sent = 0
@@ -154,7 +156,7 @@ class LevelFeed:
     def _tell(self, pace: _Pace) -> None:
         everything, changes = pace.news()
         for link, needs_all in list(pace.links.items()):
-            message = everything if needs_all else changes
+            message = everything if needs_all or self._in_full else changes
             if message is None:
                 continue
             if link.queued_bytes:

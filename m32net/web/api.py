@@ -36,6 +36,7 @@ class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, MigrationRoutes, PageRo
         answer 404.
     :param migration: of the listeners to another server.
     :param trust: the certificates.
+    :param compress: whether long answers are compressed for those who take it (CON-20).
     :param hsts: whether browsers are bound to https; see :func:`m32net.web.headers.hsts_fits`.
     :param in_thread: runs a blocking callable elsewhere and gives a Deferred of its result.
     :param wall: Unix time in seconds.
@@ -55,6 +56,7 @@ class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, MigrationRoutes, PageRo
         connections: IConnections | None = None,
         migration: IMigration | None = None,
         trust: ITrust | None = None,
+        compress: bool = True,
         hsts: bool = False,
         in_thread: Callable[..., Deferred[Any]] = deferToThread,
         wall: Callable[[], float] = time.time,
@@ -68,6 +70,7 @@ class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, MigrationRoutes, PageRo
         self.connections = connections
         self.migration = migration
         self.trust = trust
+        self.compress = compress
         self.hsts = hsts
         self.long = LongAnswers(in_thread)
         self.wall = wall
@@ -76,7 +79,7 @@ class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, MigrationRoutes, PageRo
 
     def root(self, control: IResource) -> Resource:
         """The resource for the site: ``control`` (the WebSocket) at ``/ws``, all else is REST."""
-        return Root(Routes(self), control, hsts=self.hsts)
+        return Root(Routes(self), control, compress=self.compress, hsts=self.hsts)
 
     def moved_to(self, request: Request) -> str | None:
         """URL of the server this newcomer is sent to, if the listeners move (CON-51)."""
@@ -88,14 +91,17 @@ class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, MigrationRoutes, PageRo
 class Root(Resource):
     """Sends ``/ws`` to the WebSocket and the rest to Klein."""
 
-    def __init__(self, routes: Routes, control: IResource, *, hsts: bool) -> None:
+    def __init__(self, routes: Routes, control: IResource, *, compress: bool, hsts: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._routes = routes
+        self._compress = compress
         self._hsts = hsts
         self.putChild(b"ws", control)
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
         set_headers(request, hsts=self._hsts)
+        if not self._compress:
+            request.requestHeaders.removeHeader(b"Accept-Encoding")
         child: IResource = super().getChildWithDefault(path, request)  # type: ignore[no-untyped-call]
         return child
 

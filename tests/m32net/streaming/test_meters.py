@@ -60,6 +60,15 @@ class FeedTests(unittest.TestCase):
         self.feed.subscribe(link, interval_ms)
         return link
 
+    def test_in_full_where_that_is_asked_for(self) -> None:
+        """CON-52: the plain way, to measure against: everything each time, changed or not."""
+        feed = LevelFeed(self.metering.append, in_full=True)
+        link = Link()
+        feed.subscribe(link, 50)
+        for _ in range(3):
+            feed.levels(peaks(-6, -20), 1)
+        self.assertEqual(link.got, [messages.Meters((-6, -20))] * 3)
+
     def test_measured_only_while_somebody_wants_it(self) -> None:
         """CON-52: nobody subscribed is no work."""
         first, second = self.link(), self.link(200)
