@@ -25,8 +25,9 @@ POOR_FILL_S: Final = 5.0
 GOOD_LOSS: Final = 0.05
 STOPPED_S: Final = 0.06
 """A stream that brought nothing for so long, and three frames, has stopped."""
-LONG_STOPPED_S: Final = 0.5
-"""Nothing is faded out any more that has stopped so long ago."""
+LONG_STOPPED_S: Final = 2.0
+"""Nothing is left to be faded out of what has stopped so long ago.  A busy machine may keep us from
+reading for a good part of that."""
 
 
 class Flow:

@@ -169,10 +169,11 @@ class Receiver:
 
     @property
     def flows(self) -> bool:
-        """Whether something is heard: it was announced, and has not stopped."""
+        """Whether something is heard: it was announced, and has not stopped long ago."""
         if self.flow is None:
             return False
-        return not self.flow.plan.groups or self.flow.stopped_s(self._realtime_ns()) is None
+        stopped_s = self.flow.stopped_s(self._realtime_ns())
+        return stopped_s is None or stopped_s < LONG_STOPPED_S
 
     @property
     def reception(self) -> StreamReception | None:
@@ -314,7 +315,9 @@ class Receiver:
         if self.coming is None or self.flow is None:
             return
         if not self.going_over:
-            now_ns = self._realtime_ns()
+            # By the socket's time: after a stall here, it holds what both have sent.
+            times = [flow.reception.last_arrival_ns or 0 for flow in self._flows]
+            now_ns = max(times)
             stopped_s = self.flow.stopped_s(now_ns)
             if not self.coming.filled(now_ns, hurry=stopped_s is not None):
                 return

@@ -23,6 +23,7 @@ OLD, NEW = ("192.0.2.1", 5004), ("192.0.2.2", 6004)
 LEFT = Mix((ChannelMix(1, pan=-1), ChannelMix(2, pan=1)), Master(limit=False))
 RATE = 48_000
 FRAME = 240
+LONG_S = 4.5
 
 
 def sine(seconds: float, hertz: float, phase: float = 0.0, rate: int = RATE) -> np.ndarray:
@@ -98,7 +99,7 @@ class MovingCase(unittest.TestCase):
         )
 
     def move(
-        self, rig: Rig, old: Server, new: Server, *, at_s: float = 2.0, seconds: float = 6.0
+        self, rig: Rig, old: Server, new: Server, *, at_s: float = 2.0, seconds: float = LONG_S
     ) -> None:
         """Listen to the old one; the new one is announced after ``at_s``."""
         rig.receiver.listen_to(old.stream, old.address[0])
@@ -131,9 +132,12 @@ class ListeningOnTest(MovingCase):
         """Whatever the phase of the other server's, and whatever its delay."""
         for phase, delay_s in ((0.0, 0.0), (1.5, 0.008), (3.1, 0.03), (5.0, 0.002)):
             rig = self.rig(play=True)
-            old, new = Server(sine(6, 440), OLD), Server(sine(6, 440, phase), NEW, first_ssrc=9000)
-            old.send(rig, 0, 6)
-            new.send(rig, 1.5, 6, delay_s=delay_s)
+            old, new = (
+                Server(sine(LONG_S, 440), OLD),
+                Server(sine(LONG_S, 440, phase), NEW, first_ssrc=9000),
+            )
+            old.send(rig, 0, LONG_S)
+            new.send(rig, 1.5, LONG_S, delay_s=delay_s)
             self.move(rig, old, new)
             self.assertEqual(len(self.moved), 1)
             self.assertTrue(2 + FILL_S <= self.moved.pop() < 2 + FILL_S + 0.2)
@@ -145,9 +149,9 @@ class ListeningOnTest(MovingCase):
 
     def test_two_sounds_that_have_nothing_in_common(self) -> None:
         rig = self.rig(play=True)
-        old, new = Server(sine(6, 440), OLD), Server(sine(6, 1000), NEW, first_ssrc=9000)
-        old.send(rig, 0, 6)
-        new.send(rig, 2, 6)
+        old, new = Server(sine(LONG_S, 440), OLD), Server(sine(LONG_S, 1000), NEW, first_ssrc=9000)
+        old.send(rig, 0, LONG_S)
+        new.send(rig, 2, LONG_S)
         self.move(rig, old, new)
         self.assert_continuous(self.heard(rig), 1000, 1.45)
         tail = self.heard(rig)[-RATE:]
@@ -162,14 +166,14 @@ class ListeningOnTest(MovingCase):
             ("L24", 48_000, 2.5, ((2,), (1,))),
         ):
             rig = self.rig(play=True)
-            old = Server(sine(6, 200), OLD)
-            signal = sine(6, 200, 2.0, rate)
+            old = Server(sine(LONG_S, 200), OLD)
+            signal = sine(LONG_S, 200, 2.0, rate)
             new = Server(
                 signal, NEW, codec=codec, rate=rate, frame_ms=frame_ms, groups=groups,
                 first_ssrc=9000,
             )  # fmt: skip
-            old.send(rig, 0, 6)
-            new.send(rig, 2, 6)
+            old.send(rig, 0, LONG_S)
+            new.send(rig, 2, LONG_S)
             self.move(rig, old, new)
             self.assertEqual(len(self.moved), 1, codec)
             self.moved.clear()
@@ -181,26 +185,29 @@ class ListeningOnTest(MovingCase):
     def test_same_address_other_sources(self) -> None:
         """A successor on the same machine and port; its SSRCs tell it from the old one."""
         rig = self.rig(play=True)
-        old, new = Server(sine(6, 440), OLD), Server(sine(6, 440, 1.0), OLD, first_ssrc=9000)
-        old.send(rig, 0, 6)
-        new.send(rig, 1.9, 6)
+        old, new = (
+            Server(sine(LONG_S, 440), OLD),
+            Server(sine(LONG_S, 440, 1.0), OLD, first_ssrc=9000),
+        )
+        old.send(rig, 0, LONG_S)
+        new.send(rig, 1.9, LONG_S)
         self.move(rig, old, new)
         self.assertEqual(len(self.moved), 1)
         self.assert_continuous(self.heard(rig), 440, 1.05)
 
     def test_same_sources_other_address(self) -> None:
         rig = self.rig(play=True)
-        old, new = Server(sine(6, 440), OLD), Server(sine(6, 440, 1.0), NEW)
-        old.send(rig, 0, 6)
-        new.send(rig, 2, 6)
+        old, new = Server(sine(LONG_S, 440), OLD), Server(sine(LONG_S, 440, 1.0), NEW)
+        old.send(rig, 0, LONG_S)
+        new.send(rig, 2, LONG_S)
         self.move(rig, old, new)
         self.assertEqual(len(self.moved), 1)
         self.assert_continuous(self.heard(rig), 440, 1.05)
 
     def test_new_server_that_sends_nothing(self) -> None:
         rig = self.rig(play=True)
-        old, new = Server(sine(6, 440), OLD), Server(sine(6, 440), NEW, first_ssrc=9000)
-        old.send(rig, 0, 6)
+        old, new = Server(sine(LONG_S, 440), OLD), Server(sine(LONG_S, 440), NEW, first_ssrc=9000)
+        old.send(rig, 0, LONG_S)
         self.move(rig, old, new)
         rig.receiver.leave_off()
         self.assertEqual(self.moved, [])
@@ -210,8 +217,8 @@ class ListeningOnTest(MovingCase):
     def test_new_server_that_sends_half(self) -> None:
         """One of two groups only: nothing to go over to."""
         rig = self.rig(play=True)
-        old, new = Server(sine(6, 440), OLD), Server(sine(6, 440), NEW, first_ssrc=9000)
-        old.send(rig, 0, 6)
+        old, new = Server(sine(LONG_S, 440), OLD), Server(sine(LONG_S, 440), NEW, first_ssrc=9000)
+        old.send(rig, 0, LONG_S)
         for number in range(1200):
             arrival = START_NS + number * 5_000_000
             rig.send(new.packets.datagrams(number, arrival, lost=frozenset({1}), address=NEW))
@@ -222,9 +229,12 @@ class ListeningOnTest(MovingCase):
     def test_old_server_dies_while_the_new_one_fills(self) -> None:
         """What is missing is concealed; the new one is heard at once, not after its second."""
         rig = self.rig(play=True)
-        old, new = Server(sine(6, 440), OLD), Server(sine(6, 440, 1.0), NEW, first_ssrc=9000)
+        old, new = (
+            Server(sine(LONG_S, 440), OLD),
+            Server(sine(LONG_S, 440, 1.0), NEW, first_ssrc=9000),
+        )
         old.send(rig, 0, 2.5)
-        new.send(rig, 2, 6)
+        new.send(rig, 2, LONG_S)
         self.move(rig, old, new)
         self.assertLess(self.moved[0], 2.65)
         sound = self.heard(rig)
@@ -235,10 +245,10 @@ class ListeningOnTest(MovingCase):
     def test_old_server_had_died(self) -> None:
         rig = self.rig(play=True)
         old, new = Server(sine(6, 440), OLD), Server(sine(6, 440, 1.0), NEW, first_ssrc=9000)
-        old.send(rig, 0, 1)
-        new.send(rig, 3, 6)
-        self.move(rig, old, new)
-        self.assertApproximates(self.moved[0], 2.0, 1e-6)
+        old.send(rig, 0, 0.5)
+        new.send(rig, 2.7, 6)
+        self.move(rig, old, new, at_s=2.6, seconds=5)
+        self.assertApproximates(self.moved[0], 2.6, 1e-6)
         self.assertEqual(rig.sockets.only_from, (NEW,))
         self.assert_continuous(self.heard(rig)[-2 * RATE :], 440, 1.05)
 
@@ -272,9 +282,12 @@ class ListeningOnTest(MovingCase):
 
     def test_the_announcement_is_told_twice(self) -> None:
         rig = self.rig(play=True)
-        old, new = Server(sine(6, 440), OLD), Server(sine(6, 440, 1.0), NEW, first_ssrc=9000)
-        old.send(rig, 0, 6)
-        new.send(rig, 2, 6)
+        old, new = (
+            Server(sine(LONG_S, 440), OLD),
+            Server(sine(LONG_S, 440, 1.0), NEW, first_ssrc=9000),
+        )
+        old.send(rig, 0, LONG_S)
+        new.send(rig, 2, LONG_S)
         rig.receiver.listen_to(old.stream, OLD[0])
         rig.run(2)
         self.follow(rig, new)
@@ -286,9 +299,12 @@ class ListeningOnTest(MovingCase):
     def test_stopped_while_moving(self) -> None:
         for after in (0.5, FILL_S + 0.008, 2.0):
             rig = self.rig(play=True, record=True)
-            old, new = Server(sine(6, 440), OLD), Server(sine(6, 440), NEW, first_ssrc=9000)
-            old.send(rig, 0, 6)
-            new.send(rig, 1, 6)
+            old, new = (
+                Server(sine(LONG_S, 440), OLD),
+                Server(sine(LONG_S, 440), NEW, first_ssrc=9000),
+            )
+            old.send(rig, 0, LONG_S)
+            new.send(rig, 1, LONG_S)
             self.move(rig, old, new, at_s=1.0, seconds=1.0 + after)
             tracks, mix = self.recorded(rig)
             self.assertApproximates(len(tracks), (1.0 + after) * RATE, 0.05 * RATE)
@@ -333,33 +349,36 @@ class RecordingOnTest(MovingCase):
 
     def test_tracks_and_mix_go_on(self) -> None:
         rig = self.rig(record=True, play=True)
-        old, new = Server(sine(6, 440), OLD), Server(sine(6, 440, 2.2), NEW, first_ssrc=9000)
-        old.send(rig, 0, 6)
-        new.send(rig, 2, 6, delay_s=0.004)
+        old, new = (
+            Server(sine(LONG_S, 440), OLD),
+            Server(sine(LONG_S, 440, 2.2), NEW, first_ssrc=9000),
+        )
+        old.send(rig, 0, LONG_S)
+        new.send(rig, 2, LONG_S, delay_s=0.004)
         self.move(rig, old, new)
         tracks, mix = self.recorded(rig)
         for sound in (tracks[:, 0], tracks[:, 1], mix[4800:, 0]):
             self.assert_continuous(sound, 440, 1.05)
-        self.assertApproximates(len(tracks), 6 * RATE, 0.02 * RATE)
+        self.assertApproximates(len(tracks), LONG_S * RATE, 0.02 * RATE)
         self.assertEqual([one.name for one in rig.receiver.outputs.tracks.parts], ["tracks.wav"])
 
     def test_sounds_that_have_nothing_in_common(self) -> None:
         rig = self.rig(record=True)
-        old, new = Server(sine(6, 440), OLD), Server(sine(6, 1000), NEW, first_ssrc=9000)
-        old.send(rig, 0, 6)
-        new.send(rig, 2, 6)
+        old, new = Server(sine(LONG_S, 440), OLD), Server(sine(LONG_S, 1000), NEW, first_ssrc=9000)
+        old.send(rig, 0, LONG_S)
+        new.send(rig, 2, LONG_S)
         self.move(rig, old, new)
         tracks, mix = self.recorded(rig)
         self.assert_continuous(tracks, 1000, 1.45)
         self.assert_continuous(mix[4800:], 1000, 1.45)
-        self.assertApproximates(len(tracks), 6 * RATE, FRAME)
+        self.assertApproximates(len(tracks), LONG_S * RATE, FRAME)
 
     def test_from_pcm_to_opus_in_one_file(self) -> None:
         rig = self.rig(record=True)
-        old = Server(sine(6, 440), OLD)
-        new = Server(sine(6, 440, 1.0), NEW, codec="opus", first_ssrc=9000)
-        old.send(rig, 0, 6)
-        new.send(rig, 2, 6)
+        old = Server(sine(LONG_S, 440), OLD)
+        new = Server(sine(LONG_S, 440, 1.0), NEW, codec="opus", first_ssrc=9000)
+        old.send(rig, 0, LONG_S)
+        new.send(rig, 2, LONG_S)
         self.move(rig, old, new)
         tracks, _ = self.recorded(rig)
         self.assertEqual(len(rig.receiver.outputs.tracks.parts), 1)
@@ -367,39 +386,39 @@ class RecordingOnTest(MovingCase):
 
     def test_another_rate_is_another_part_without_a_gap(self) -> None:
         rig = self.rig(record=True)
-        old = Server(sine(6, 440), OLD)
-        new = Server(sine(6, 440, rate=32_000), NEW, rate=32_000, first_ssrc=9000)
-        old.send(rig, 0, 6)
-        new.send(rig, 2, 6)
+        old = Server(sine(LONG_S, 440), OLD)
+        new = Server(sine(LONG_S, 440, rate=32_000), NEW, rate=32_000, first_ssrc=9000)
+        old.send(rig, 0, LONG_S)
+        new.send(rig, 2, LONG_S)
         self.move(rig, old, new)
         tracks, _ = self.recorded(rig)
         second, rate = soundfile.read(self.tracks.with_name("tracks-2.wav"))
         self.assertEqual(rate, 32_000)
-        self.assertApproximates(len(tracks) / RATE + len(second) / rate, 6.0, 0.02)
+        self.assertApproximates(len(tracks) / RATE + len(second) / rate, LONG_S, 0.02)
 
     def test_old_server_dies_and_the_recording_stays_in_time(self) -> None:
         rig = self.rig(record=True)
-        signal = noise(6 * RATE, 2)
+        signal = noise(round(LONG_S * RATE), 2)
         old, new = Server(signal, OLD), Server(signal, NEW, first_ssrc=9000)
         old.send(rig, 0, 2.5)
-        new.send(rig, 2.2, 6)
+        new.send(rig, 2.2, LONG_S)
         self.move(rig, old, new)
         self.recorded(rig)
         tracks = soundfile.read(self.tracks, dtype="int32", always_2d=True)[0]
         fade = slice(round(2.5 * RATE), round(2.52 * RATE))
-        self.assertApproximates(len(tracks), 6 * RATE, FRAME)
+        self.assertApproximates(len(tracks), LONG_S * RATE, FRAME)
         np.testing.assert_array_equal(tracks[: fade.start], signal[: fade.start])
         np.testing.assert_array_equal(tracks[fade.stop :], signal[fade.stop : len(tracks)])
 
     def test_old_server_died_before_the_new_one_sent(self) -> None:
         """150 ms nobody sent: silence of that length, faded out and in."""
         rig = self.rig(record=True)
-        old, new = Server(sine(6, 440), OLD), Server(sine(6, 440), NEW, first_ssrc=9000)
+        old, new = Server(sine(LONG_S, 440), OLD), Server(sine(LONG_S, 440), NEW, first_ssrc=9000)
         old.send(rig, 0, 2.5)
-        new.send(rig, 2.65, 6)
+        new.send(rig, 2.65, LONG_S)
         self.move(rig, old, new, at_s=2.6)
         tracks, _ = self.recorded(rig)
-        self.assertApproximates(len(tracks), 6 * RATE, 0.025 * RATE)
+        self.assertApproximates(len(tracks), LONG_S * RATE, 0.025 * RATE)
         own = 0.5 * 2 * np.pi * 440 / RATE
         self.assertLess(np.abs(np.diff(tracks[:, 0])).max(), 2 * own)
 
@@ -419,7 +438,7 @@ class CountingOnTest(MovingCase):
         rig.run(8)
         self.assertEqual(rig.sockets.only_from, (NEW,))
         figures = rig.receiver.figures()
-        self.assertApproximates(figures.totals.packets, 2 * 1900, 6)
+        self.assertApproximates(figures.totals.packets, 2 * 1900, LONG_S)
         self.assertEqual((figures.totals.lost, figures.late), (0, 0))
         self.assertIn((NEW[0], NEW[1] + 1), {address for _, address in rig.sockets.sent})
 
