@@ -38,6 +38,7 @@ LINGER_S: Final = 1.0
 _PIECE_BYTES: Final = 4096
 """Read at a time: Autobahn copies what is left of them for each frame."""
 MAX_HANDSHAKE_BYTES: Final = 16 * 1024
+_CLOSING_COST: Final = 100.0  # frames; after our close frame there is little left to say
 _MAX_CLOSE_REASON: Final = 123  # RFC 6455 section 5.5: 125 bytes less the code
 _TEXT: Final = 1
 _PING: Final = 9
@@ -144,6 +145,8 @@ class WebSocketShell:
         self.traffic.heard_at = self.factory.seconds()
         self.traffic.bytes_received += len(data)
         for start in range(0, len(data), _PIECE_BYTES):
+            if self.deaf:
+                break
             super().dataReceived(data[start : start + _PIECE_BYTES])  # type: ignore[misc]
 
     def processHandshake(self) -> None:
@@ -157,7 +160,8 @@ class WebSocketShell:
         return not self.deaf and bool(super().processData()) and not self.deaf  # type: ignore[misc]
 
     def onFrameBegin(self) -> None:
-        if self.frames is not None and not self.frames.take(1, self.factory.seconds()):
+        cost = 1.0 if self.is_open_now else _CLOSING_COST
+        if self.frames is not None and not self.frames.take(cost, self.factory.seconds()):
             self._fail_connection(CLOSE_POLICY_VIOLATION, "too many frames")
         super().onFrameBegin()  # type: ignore[misc]
 
@@ -172,12 +176,16 @@ class WebSocketShell:
                 own = agreed.client_max_window_bits
             self._perMessageCompress = BoundedDeflate(own)
 
-    def write_text(self, data: bytes) -> None:
-        """One text message, compressed if that was agreed on and is worth it (CON-20)."""
+    def write_text(self, data: bytes, *, shared: bool = False) -> None:
+        """One text message, compressed if that was agreed on and is worth it (CON-20).
+
+        :param shared: many are sent the same, so that it need not be long to be worth it.
+        """
         self.traffic.messages_sent += 1
         agreed = self._perMessageCompress
         if agreed is not None:
-            packed = self.factory.deflate(data, agreed.own_window_bits)
+            least = compression.SHARED_THRESHOLD_BYTES if shared else compression.THRESHOLD_BYTES
+            packed = self.factory.deflate(data, agreed.own_window_bits, least)
             if packed is not None:
                 self.sendFrame(_TEXT, packed, rsv=_RSV1)
                 return

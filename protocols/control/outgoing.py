@@ -40,12 +40,14 @@ class Outgoing:
 
     :ivar replaces: a kind of which only the newest counts: those waiting make way for it.
     :ivar ping: a ping frame's payload, no text.
+    :ivar shared: many are sent the same, again and again.
     """
 
     data: bytes
     priority: Priority
     replaces: str | None = None
     ping: bool = False
+    shared: bool = False
 
 
 def ping(payload: bytes) -> Outgoing:
@@ -58,7 +60,12 @@ def outgoing(message: messages.ClientMessage | messages.ServerMessage) -> Outgoi
 
     :raises LocalProtocolError: it cannot be written as JSON.
     """
-    return Outgoing(messages.encode(message), priority_of(message), _replaces(message))
+    return Outgoing(
+        messages.encode(message),
+        priority_of(message),
+        _replaces(message),
+        shared=isinstance(message, messages.Meters),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,6 +215,7 @@ class ControlServerProtocol(WebSocketShell, WebSocketServerProtocol):  # type: i
 
     def _tell_owner(self, event: events.ServerSessionEvent) -> None:
         if isinstance(event, events.SessionClosed) and event.cause == "abuse":
+            self.deaf = True  # what else was sent in the same breath costs nothing
             self._logger.warn(
                 "{connection} ended: {reason}", connection=self.connection, reason=event.reason
             )
@@ -238,7 +239,7 @@ class ControlServerProtocol(WebSocketShell, WebSocketServerProtocol):  # type: i
                 if frame.ping:
                     self.write_ping(frame.data)
                 else:
-                    self.write_text(frame.data)
+                    self.write_text(frame.data, shared=frame.shared)
             if self.outbox.overrun and closing is None:
                 self._end(CLOSE_POLICY_VIOLATION, "the listener does not read its messages")
                 self.abort()

@@ -362,6 +362,30 @@ class CompressionTests(unittest.TestCase):
         used = self.server.factory.deflate.cache_info()
         self.assertEqual((used.misses, used.hits), (1, 9))
 
+    def test_a_kilobyte_that_becomes_a_megabyte(self):
+        """CON-20: what inflates counts as what it inflates to; after the end nothing does."""
+        long = b'{"type":"heartbeat","x":"' + b"x" * 1_000_000 + b'"}'
+        packed = frame(TEXT, deflated(long), rsv=4)
+        self.asked(b"permessage-deflate")
+        made = []
+        whole = compression.Inflater.end_message
+        self.patch(compression.Inflater, "end_message", lambda one: made.append(one) or whole(one))
+        self.client.feed(packed * 100)
+        self.assertEqual(self.server.told[-1].code, 1008)
+        self.assertEqual(len(made), 3)
+
+    def test_megabytes_after_our_close(self):
+        """CON-20: a listener that is told to go has little left to say."""
+        packed = frame(TEXT, deflated(b"x" * 1_000_000), rsv=4)
+        self.asked(b"permessage-deflate")
+        made = []
+        whole = compression.Inflater.end_message
+        self.patch(compression.Inflater, "end_message", lambda one: made.append(one) or whole(one))
+        self.server.connections[0].close(1001, "maintenance")
+        self.client.feed(packed * 100)
+        self.assertLess(len(made), 25)
+        self.assertTrue(self.client.transport.disconnecting)
+
     @given(st.lists(st.binary(max_size=40), max_size=8), st.integers(1, 60))
     @settings(max_examples=100, deadline=None)
     def test_any_compressed_bytes(self, pieces, cut):
