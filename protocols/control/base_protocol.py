@@ -145,9 +145,12 @@ class WebSocketShell:
         self.traffic.heard_at = self.factory.seconds()
         self.traffic.bytes_received += len(data)
         for start in range(0, len(data), _PIECE_BYTES):
-            if self.deaf:
+            if not self._take_in(data[start : start + _PIECE_BYTES]):
                 break
-            super().dataReceived(data[start : start + _PIECE_BYTES])  # type: ignore[misc]
+
+    def _take_in(self, piece: bytes) -> bool:
+        super().dataReceived(piece)  # type: ignore[misc]
+        return not self.deaf
 
     def processHandshake(self) -> None:
         if len(self.data) > MAX_HANDSHAKE_BYTES and b"\r\n\r\n" not in self.data:
