@@ -14,6 +14,8 @@ from protocols.errors import RemoteProtocolError
 
 THRESHOLD_BYTES: Final = 10 * 1024
 """What is not longer than this is sent as it is."""
+SHARED_THRESHOLD_BYTES: Final = 64
+"""The same for messages that many are sent: they are compressed once for all."""
 LEAST_SAVING: Final = 0.1
 """Fraction of its size that compressing must save, or it is sent as it is."""
 LEVEL: Final = 6
@@ -33,14 +35,16 @@ class InflateError(RemoteProtocolError):
     """
 
 
-def worth_trying(size: int) -> bool:
+def worth_trying(size: int, threshold: int = THRESHOLD_BYTES) -> bool:
     """Whether ``size`` bytes may be worth compressing at all."""
-    return size > THRESHOLD_BYTES
+    return size > threshold
 
 
-def worth_compressing(size: int, compressed_size: int) -> bool:
+def worth_compressing(
+    size: int, compressed_size: int, threshold: int = THRESHOLD_BYTES
+) -> bool:
     """Whether ``size`` bytes are to be sent as these ``compressed_size`` (CON-20)."""
-    return worth_trying(size) and compressed_size <= size * (1 - LEAST_SAVING)
+    return worth_trying(size, threshold) and compressed_size <= size * (1 - LEAST_SAVING)
 
 
 def gzip(data: bytes) -> bytes | None:
@@ -51,13 +55,16 @@ def gzip(data: bytes) -> bytes | None:
     return _packed(data, _GZIP_BITS | MAX_WINDOW_BITS, zlib.Z_FINISH, 0)
 
 
-def deflate(data: bytes, window_bits: int = MAX_WINDOW_BITS) -> bytes | None:
+def deflate(
+    data: bytes, window_bits: int = MAX_WINDOW_BITS, threshold: int = THRESHOLD_BYTES
+) -> bytes | None:
     """``data`` as the payload of a compressed message (RFC 7692 section 7.2.1).
 
     :param window_bits: 9..15, what the peer is ready to keep.
+    :param threshold: what is not longer is not tried.
     :returns: None where it is to be sent as it is.
     """
-    return _packed(data, -window_bits, zlib.Z_SYNC_FLUSH, len(_TAIL))
+    return _packed(data, -window_bits, zlib.Z_SYNC_FLUSH, len(_TAIL), threshold)
 
 
 def inflate(data: bytes, limit: int, *, form: Literal["deflate", "gzip"] = "deflate") -> bytes:
@@ -122,10 +129,12 @@ class Inflater:
         return self._inflater.eof and not self._inflater.unused_data
 
 
-def _packed(data: bytes, window_bits: int, flush: int, tail: int) -> bytes | None:
-    if not worth_trying(len(data)):
+def _packed(
+    data: bytes, window_bits: int, flush: int, tail: int, threshold: int = THRESHOLD_BYTES
+) -> bytes | None:
+    if not worth_trying(len(data), threshold):
         return None
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, window_bits, _MEMORY_LEVEL)
     packed = packer.compress(data) + packer.flush(flush)
     packed = packed[: len(packed) - tail]
-    return packed if worth_compressing(len(data), len(packed)) else None
+    return packed if worth_compressing(len(data), len(packed), threshold) else None

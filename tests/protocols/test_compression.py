@@ -35,6 +35,13 @@ class WorthTests(unittest.TestCase):
         self.assertIsNotNone(c.deflate(b"x" * (10 * 1024 + 1)))
         self.assertIsNotNone(c.gzip(b"x" * (10 * 1024 + 1)))
 
+    def test_what_many_are_sent_may_be_shorter(self):
+        """CON-52."""
+        least = c.SHARED_THRESHOLD_BYTES
+        self.assertIsNone(c.deflate(b"x" * least, threshold=least))
+        self.assertIsNotNone(c.deflate(b"x" * (least + 1), threshold=least))
+        self.assertIsNone(c.deflate(noise(500), threshold=least), "saves nothing")
+
     def test_only_when_it_saves_a_tenth(self):
         """CON-20: to the byte."""
         self.assertTrue(c.worth_compressing(20_000, 18_000))

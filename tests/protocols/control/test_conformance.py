@@ -289,6 +289,17 @@ class CompressionTests(unittest.TestCase):
         self.assertEqual(first, 0x81)
         self.assertGreater(len(payload), 9_000)
 
+    def test_levels_at_any_size(self):
+        """CON-52: many are sent the same levels, so they are compressed, once for all of them."""
+        self.asked(b"permessage-deflate")
+        levels = m.Meters(tuple(-(n * 7 % 90) for n in range(32)))
+        first, payload = self.sent(levels)
+        self.assertEqual(first, 0xC1)
+        self.assertLess(len(payload), 0.8 * len(m.encode(levels)))
+        self.assertEqual(self.sent(m.Meters((-6,)))[0], 0x81, "too short to gain anything")
+        self.sent(levels)
+        self.assertEqual(self.server.factory.deflate.cache_info().hits, 1)
+
     def test_not_what_does_not_shrink(self):
         """CON-20: JSON nearly always does, so more is asked of it here."""
         noise = "".join(random.Random(5).choices(string.printable[:62], k=20_000))
