@@ -69,6 +69,7 @@ class ServerConfig:
     tcp_buffer_kib: int = 64
     tcp_linger_s: float = 5.0
     tcp_user_timeout_s: float = 60.0
+    tcp_retry_s: float = 1.0
     tcp_quickack: bool = True
     mptcp: bool = False
     ping_interval_s: float = 30.0
@@ -393,6 +394,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         _number(0, 3600),
         "60",
         "Seconds that sent data may stay unacknowledged; 0: as the kernel likes.",
+    ),
+    Setting(
+        "tcp-retry",
+        "tcp_retry_s",
+        _number(0, 120),
+        "1",
+        "Seconds after which TCP at the latest sends again what was not acknowledged, from 1 on "
+        "(Linux 6.15); 0: as the kernel likes.",
     ),
     Setting("tcp-quickack", "tcp_quickack", _flag, "yes", "TCP_QUICKACK: yes or no."),
     Setting("mptcp", "mptcp", _flag, "no", "Multipath TCP, where the kernel has it: yes or no."),

@@ -34,7 +34,13 @@ from m32net.discovery.qr import qr_svg, qr_terminal
 from m32net.interfaces import RefusedError
 from m32net.log import RoomLog
 from m32net.ops.delivery import Counters
-from m32net.ops.process import ProcessMeter, allow_many_files, end_within, steady_timers
+from m32net.ops.process import (
+    ProcessMeter,
+    allow_many_files,
+    end_within,
+    spare_the_collector,
+    steady_timers,
+)
 from m32net.ops.service import OpsService
 from m32net.ops.status import ServerStatus
 from m32net.settings import (
@@ -381,6 +387,7 @@ class Server(MultiService):
             tls_endpoints=secure if self.trust is not None else [],
             tls=self.trust.context_factory if self.trust is not None else None,
             mptcp=config.mptcp,
+            between=self.audio.hand_over,
         )
         api.migration = self.migration = self._make_migration(web)
         return web
@@ -465,6 +472,7 @@ class Server(MultiService):
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
+        self.reactor.callWhenRunning(spare_the_collector)
         if self.succession.waiting:
             self.reactor.callWhenRunning(
                 print,
@@ -610,6 +618,7 @@ def _socket_options(config: ServerConfig) -> SocketOptions:
         buffer_bytes=config.tcp_buffer_kib * 1024,
         linger_s=config.tcp_linger_s,
         user_timeout_s=config.tcp_user_timeout_s,
+        retry_s=config.tcp_retry_s,
         quickack=config.tcp_quickack,
     )
 

@@ -8,7 +8,7 @@ connection may do is :mod:`m32net.web.site`'s concern, who may connect
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -65,6 +65,7 @@ class WebService(Service):
     :param tls_endpoints: the same as ``endpoints``, with TLS by ``tls``, an
         IOpenSSLServerConnectionCreator.
     :param share_port: listen beside another server of this user on the same ports.
+    :param between: called between two pieces of work, for what must not wait for many of them.
     :ivar listens_at_start: False: it waits for :meth:`listen_again`.
     :ivar ports: what it listens on, in the order of ``endpoints``, then ``tls_endpoints``.
     :ivar tls_ports: those of them that speak TLS.
@@ -85,6 +86,7 @@ class WebService(Service):
         tls: Any = None,
         mptcp: bool = False,
         share_port: bool = False,
+        between: Callable[[], object] = lambda: None,
     ) -> None:
         self._reactor = reactor
         self._endpoints: list[tuple[str, Any]] = [(one, None) for one in endpoints]
@@ -99,6 +101,7 @@ class WebService(Service):
             options or SocketOptions(),
             refuse=lambda verdict, wait_s: refusal(self.limits, verdict, wait_s),
             on_block=self._blocked,
+            between=between,
         )
         self.site = BoundedSite(root, reactor, deadlines)
         self.factory = GuardedFactory(self.site, self.guard)

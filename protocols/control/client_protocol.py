@@ -34,6 +34,8 @@ from protocols.control.client_session import ClientSession
 from protocols.control.connection import ControlClient, Delivery
 from protocols.control.outgoing import CLOSE_NONE_RECEIVED
 from protocols.control.quality import ControlQuality
+from protocols.tcp.options import SocketOptions
+from protocols.tcp.protocol import tune
 
 
 class ControlConnectError(Exception):
@@ -52,6 +54,10 @@ class ControlClientProtocol(WebSocketShell, WebSocketClientProtocol):  # type: i
     def __init__(self) -> None:
         super().__init__()
         self.ready: Deferred[ControlClient] = Deferred(lambda _: self.abort())
+
+    def connectionMade(self) -> None:
+        tune(self.transport, SocketOptions())
+        super().connectionMade()
 
     def onOpen(self) -> None:
         factory: ControlClientFactory = self.factory

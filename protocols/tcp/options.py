@@ -41,6 +41,10 @@ class SocketOptions:
     :ivar linger_s: for how long a closed connection may go on delivering what was sent.
     :ivar user_timeout_s: for how long sent data may stay unacknowledged, or a peer that is alive
         may refuse to take any (tcp(7), TCP_USER_TIMEOUT; RFC 5482).
+    :ivar retry_s: unacknowledged data is sent again at least so often.  TCP doubles the pause with
+        every attempt (RFC 6298 section 5.5), so that after a cut it is silent for as long again;
+        capping the pause is an option of Linux from 6.15 on, at least 1 s.  It then also gives up
+        after about 15 pauses, unless ``user_timeout_s`` says when.
     :ivar quickack: acknowledge at once (TCP_QUICKACK); the kernel forgets it, so it has to be told
         again after reads.
     """
@@ -53,6 +57,7 @@ class SocketOptions:
     linger_s: float = 5.0
     user_timeout_s: float = 60.0
     quickack: bool = True
+    retry_s: float = 1.0
 
     def listening(self) -> tuple[Setting, ...]:
         """For a socket before it listens; connections inherit them.
@@ -85,6 +90,9 @@ class SocketOptions:
             ]
         if self.user_timeout_s > 0:
             settings.append(_user_timeout(self.user_timeout_s))
+        if self.retry_s > 0:
+            pause_ms = min(max(1_000, round(self.retry_s * 1000)), 120_000)
+            settings.append(Setting("IPPROTO_TCP", "TCP_RTO_MAX_MS", pause_ms))
         if self.quickack:
             settings.append(QUICKACK)
         return tuple(settings)

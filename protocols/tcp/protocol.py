@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from protocols.tcp.options import QUICKACK, Setting, SocketOptions, TcpInfo, tcp
 
 IPPROTO_MPTCP: Final = getattr(socket, "IPPROTO_MPTCP", 262)
 """RFC 8684; the number is Linux'."""
+_YOUNG: Final = {"TCP_RTO_MAX_MS": 44} if sys.platform == "linux" else {}
+"""Numbers of options that :mod:`socket` does not know yet (linux/tcp.h)."""
 MAX_REFUSALS: Final = 50
 """Connections that are told why they are refused at the same time; others are just reset."""
 REFUSAL_S: Final = 5.0
@@ -53,10 +56,21 @@ def mptcp_available() -> bool:
 def apply(sock: socket.socket, settings: Iterable[Setting]) -> None:
     """Set what this system and this kind of socket know; what they do not is left alone."""
     for level, name, value in settings:
-        number = getattr(socket, name, None)
+        number = getattr(socket, name, _YOUNG.get(name))
         if number is not None:
             with contextlib.suppress(OSError):
                 sock.setsockopt(getattr(socket, level), number, value)
+
+
+def tune(transport: Any, options: SocketOptions) -> None:
+    """Tell the socket below ``transport`` what an admitted connection is told (CON-1).
+
+    For the other end of a connection, which no guard has accepted.  Transports in memory are left
+    alone.
+    """
+    sock = _socket_of(transport)
+    if sock is not None:
+        apply(sock, options.accepted())
 
 
 @dataclass
@@ -66,6 +80,8 @@ class Guard:
     :ivar clock: steady seconds, and timers.
     :ivar refuse: what a refused connection is told; None: it is closed without a word.
     :ivar on_block: called with an address at the moment it is shut out.
+    :ivar between: called after each piece of work for a connection, for what is urgent and must not
+        wait for all connections that are ready at the same time.
     :ivar connections: that are open, in the order they came.
     :ivar held: how many of them each address has, by :meth:`Admission.key`.
     :ivar bytes_received: as they were on the wire, of all connections since the start.
@@ -77,6 +93,7 @@ class Guard:
     options: SocketOptions = field(default_factory=SocketOptions)
     refuse: Refuse | None = None
     on_block: Callable[[str], None] | None = None
+    between: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
         self.admission = Admission(self.limits)
@@ -144,6 +161,7 @@ class GuardedConnection(ProtocolWrapper):
         if guard.options.quickack and self._socket is not None:
             apply(self._socket, (QUICKACK,))
         super().dataReceived(data)  # type: ignore[no-untyped-call]
+        guard.between()
 
     def write(self, data: bytes) -> None:
         self._sent(len(data))
@@ -176,6 +194,7 @@ class GuardedConnection(ProtocolWrapper):
         if not self._guard.held[self._key]:
             del self._guard.held[self._key]
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        self._guard.between()
 
     def _sent(self, size: int) -> None:
         self.bytes_sent += size

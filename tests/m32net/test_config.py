@@ -42,7 +42,7 @@ class LayersTest(unittest.TestCase):
             "connections-per-minute": "5", "exempt": "10.0.0.0/8,::1", "message-ttl": "5",
             "tcp-nodelay": "no", "tcp-keepalive": "1", "tcp-keepalive-interval": "2",
             "tcp-keepalive-probes": "3", "tcp-buffer": "128", "tcp-linger": "1",
-            "tcp-user-timeout": "4", "tcp-quickack": "no", "mptcp": "yes",
+            "tcp-user-timeout": "4", "tcp-quickack": "no", "tcp-retry": "2", "mptcp": "yes",
             "ping-interval": "3", "pong-timeout": "9",
         }  # fmt: skip
         self.assertEqual({setting.option for setting in SETTINGS}, set(good))

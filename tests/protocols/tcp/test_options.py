@@ -32,6 +32,7 @@ class Options(unittest.SynchronousTestCase):
                 "TCP_KEEPINTVL": 10,
                 "TCP_KEEPCNT": 9,
                 "TCP_USER_TIMEOUT": 60_000,
+                "TCP_RTO_MAX_MS": 1_000,
                 "TCP_QUICKACK": 1,
             },
         )
@@ -48,6 +49,7 @@ class Options(unittest.SynchronousTestCase):
             buffer_bytes=0,
             linger_s=0,
             user_timeout_s=0,
+            retry_s=0,
             quickack=False,
         )
         self.assertEqual(

@@ -10,17 +10,19 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from OpenSSL import SSL
 from twisted.internet import defer, reactor, ssl, task
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import ISystemHandle
 from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from twisted.trial import unittest
+from zope.interface import implementer
 
 from protocols.tcp.admission import AdmissionLimits, Verdict
 from protocols.tcp.options import SocketOptions
@@ -32,6 +34,7 @@ from protocols.tcp.protocol import (
     accept_waiting,
     listen,
     mptcp_available,
+    tune,
 )
 from tests.support.certificate import self_signed
 from tests.support.processes import missing
@@ -79,6 +82,14 @@ def got(client: socket.socket) -> bytes | None:
         return client.recv(1 << 20)
     except BlockingIOError:
         return None
+
+
+@implementer(ISystemHandle)
+class Below:
+    """What a transport says of the socket it is on."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.getHandle = lambda: sock
 
 
 class PortCase(unittest.TestCase):
@@ -176,6 +187,25 @@ class Options(PortCase):
         self.assertEqual((told["KEEPALIVE"], told["LINGER"], told["USER_TIMEOUT"]), (0, (0, 0), 0))
         self.assertNotEqual(told["SNDBUF"], 2 * 65_536)
 
+    async def test_sent_again_every_second(self) -> None:
+        """CON-52: on both ends of a connection, where the kernel has it (Linux 6.15)."""
+        with socket.socket() as probe, self.skip_where_refused():
+            probe.setsockopt(socket.IPPROTO_TCP, 44, 1_000)
+        factory = self.guarded(SocketOptions(retry_s=2.5))
+        client = self.connect(self.listen(factory))
+        _, sock = await self.accepted(factory)
+        self.assertEqual(sock.getsockopt(socket.IPPROTO_TCP, 44), 2_500)
+        tune(Below(client), SocketOptions())
+        self.assertEqual(client.getsockopt(socket.IPPROTO_TCP, 44), 1_000)
+        self.assertEqual(client.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 60_000)
+
+    @contextlib.contextmanager
+    def skip_where_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as reason:
+            raise unittest.SkipTest(f"this kernel has no TCP_RTO_MAX_MS: {reason}") from None
+
     async def test_ss_shows_them(self) -> None:
         """CON-1: iproute2 sees the keepalive timer and the buffers of the server's socket."""
         factory = self.guarded()
@@ -218,6 +248,25 @@ class Options(PortCase):
         quick, delayed = await self.acknowledged_ms(True), await self.acknowledged_ms(False)
         self.assertLess(quick, 30)
         self.assertGreater(delayed, 30)
+
+    async def test_between_two_pieces_of_work(self) -> None:
+        """CON-2: what is urgent does not wait for all connections that are ready."""
+        order: list[str] = []
+        factory = self.guarded(between=lambda: order.append("urgent"))
+        factory.wrappedFactory.protocol = type(  # type: ignore[attr-defined]
+            "Noting", (Protocol,), {"dataReceived": lambda self, data: order.append("work")}
+        )
+        port = self.listen(factory)
+        clients = [self.connect(port) for _ in range(5)]
+        await until(lambda: len(factory.protocols) == 5, "all are connected")
+        for client in clients:
+            client.send(b"now")
+        await until(lambda: order.count("work") == 5, "all were heard")
+        self.assertEqual(order, ["work", "urgent"] * 5)
+        for client in clients:
+            client.close()
+        await until(lambda: not factory.protocols, "all have left")
+        self.assertEqual(order[10:], ["urgent"] * 5)
 
     async def test_what_is_inside_does_not_change_them(self) -> None:
         """CON-1: HTTP and WebSocket libraries set TCP_NODELAY as they like; the options win."""
