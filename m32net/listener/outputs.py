@@ -233,17 +233,20 @@ class Outputs:
         assert self.voice is not None and self.coming is not None
         old, new = self.voice, self.coming
         alone = stopped_s is not None
-        for name, junction in list(self._junctions.items()):
-            if name == "card":
-                frame = max(one.plan.frame / one.plan.clock_rate for one in (old, new))
-                ahead = round((frame + JOIN_MARGIN_S) * junction.rate)
-                if new.live is not None and new.live.buffer.delay is not None:
-                    new.live.buffer.delay.settings = self._bounds
-                junction.begin(ahead=ahead, more=old.more_sound, alone=alone)
-                continue
-            behind = round((stopped_s or 0.0) * junction.rate)
+        if (card := self._junctions.get("card")) is not None:  # first, since it cannot wait
+            frame = max(one.plan.frame / one.plan.clock_rate for one in (old, new))
+            ahead = round((frame + JOIN_MARGIN_S) * card.rate)
+            if new.live is not None and new.live.buffer.delay is not None:
+                new.live.buffer.delay.settings = self._bounds
+            card.begin(ahead=ahead, more=old.more_sound, alone=alone)
+        first = None
+        for name, _ in self._recorders():
+            junction = self._junctions[name]
             more = old.more_mix if name == "mix" else old.more_tracks
-            junction.begin(behind=behind, more=more, alone=alone)
+            behind = round((stopped_s or 0.0) * junction.rate)
+            fades = None if junction.cuts else junction
+            junction.begin(behind=behind, more=more, alone=alone, like=first if fades else None)
+            first = first or fades
 
     @property
     def went_over(self) -> bool:

@@ -20,9 +20,9 @@ import numpy.typing as npt
 FADE_S: Final = 0.02
 KEPT_S: Final = 1.0
 """What is remembered of the new stream before it is joined (6 MB of 32 channels)."""
-COMPARED_S: Final = 0.4
+COMPARED_S: Final = 0.25
 """How much of both is compared to find where they are the same."""
-REACH_S: Final = 0.25
+REACH_S: Final = 0.2
 """How far apart the same sound may be in them."""
 STALLED_S: Final = 0.4
 """A stream that has not come on for so long within a cross-fade is not waited for."""
@@ -92,7 +92,9 @@ def alignment(
     shifts = np.arange(least, most + 1)
     begin, end = np.maximum(0, -shifts), np.minimum(len(old), len(new) - shifts)
     powers = _between(old, begin, end) * _between(new, begin + shifts, end + shifts)
-    loud = powers > 1e-12 * max(1e-12, float(np.vdot(old, old) * np.vdot(new, new)))
+    # not by BLAS, whose threads may take 10 ms to wake
+    whole = float((old * old).sum()) * float((new * new).sum())
+    loud = powers > 1e-12 * max(1e-12, whole)
     curve = np.where(loud, product[shifts % size] / np.sqrt(np.where(loud, powers, 1.0)), 0.0)
     peaks = 1 + np.flatnonzero((curve[1:-1] >= curve[:-2]) & (curve[1:-1] >= curve[2:]))
     if not len(peaks) or curve[peaks].max() < ALIKE:
@@ -147,6 +149,7 @@ class Junction:
     :ivar current: the stream that is passed on; any object.
     :ivar coming: the one that is to follow; None as a rule.
     :ivar alike: how alike the two were in the last cross-fade, 0..1.
+    :ivar shift: rows by which the new one's numbers are ahead of the old one's in it.
     :ivar shift_s: by how much the new one was ahead of the old one when it was joined, for
         people; negative if it was behind.
     """
@@ -158,6 +161,7 @@ class Junction:
         self.current = current
         self.coming: object = None
         self.alike = 0.0
+        self.shift = 0
         self.shift_s = 0.0
         self._write = write
         self._patient = patient
@@ -165,6 +169,11 @@ class Junction:
         self._more: Callable[[int], Block | None] = lambda rows: None
         self._held = Tape(_ALL)  # of the old one, since it was begun
         self._forget()
+
+    @property
+    def cuts(self) -> bool:
+        """Whether there will be no cross-fade."""
+        return self._cut is not None
 
     # -- before
 
@@ -201,6 +210,8 @@ class Junction:
                 self._write(block)
         elif stream is self.coming:
             self._new.append(block)
+            if not self._begun:
+                self._new_trace.append(_trace(block))
             if self._begun:
                 self._advance()
 
@@ -213,6 +224,7 @@ class Junction:
         behind: int = 0,
         more: Callable[[int], Block | None] = lambda rows: None,
         alone: bool = False,
+        like: Junction | None = None,
     ) -> None:
         """Go over now.
 
@@ -221,6 +233,8 @@ class Junction:
         :param behind: rows the old stream is missing, since it has stopped.
         :param more: makes up so many rows more of the old one.
         :param alone: the old one has stopped: nothing more is expected of it.
+        :param like: one that gets the same rows at the same times, and has begun: where the
+            streams are the same has been found there.
         """
         self._begun = True
         self._more = more
@@ -228,7 +242,11 @@ class Junction:
             self._go_over(self._new.end - behind)
             return
         wanted = self._new.end - ahead - behind - self._old.end
-        shift = self._find(wanted)
+        if like is None:
+            shift = self._find(wanted)
+        else:
+            shift, self.alike = like.shift, like.alike
+        self.shift = shift
         self.shift_s = (shift - wanted) / self.rate
         self._start = self._old.end + shift
         missing = self._new.first - self._start
@@ -245,10 +263,10 @@ class Junction:
         """By how much the rows of the new stream are ahead of those of the old one."""
         rate = self.rate
         compared = round(COMPARED_S * rate)
-        olds, news = self._old, self._new
-        first_old, first_new = max(olds.first, olds.end - compared), news.first
-        if not self._patient:
-            first_new = max(first_new, news.end - compared)
+        olds, news = self._old, self._new_trace
+        first_old = max(olds.first, olds.end - compared)
+        looked_at = compared + (round(REACH_S * rate) if self._patient else 0)
+        first_new = max(news.first, news.end - looked_at)
         if olds.end - first_old < 1 or news.end - first_new < 1:
             return wanted
         moved = first_new - first_old
@@ -256,7 +274,7 @@ class Junction:
         least = round(REACH_S * rate if self._patient else FADE_S * 2 * rate)
         found, self.alike = alignment(
             olds.read(first_old, olds.end)[:, 0],
-            _trace(news.read(first_new, news.end))[:, 0],
+            news.read(first_new, news.end)[:, 0],
             wanted - moved,
             least=wanted - moved - least,
             most=wanted - moved + most,
@@ -331,6 +349,7 @@ class Junction:
         self._next_rate = self.rate
         self._old = Tape(round(COMPARED_S * self.rate))
         self._new = Tape(0)
+        self._new_trace = Tape(round((COMPARED_S + REACH_S) * self.rate))
         self._held = Tape(_ALL)
         self._begun = False
         self._start = self._done = 0

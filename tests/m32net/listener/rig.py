@@ -104,6 +104,7 @@ class Rig:
         self.sockets: FakeSockets = self.receiver._sockets
         self.card = outputs.card if outputs is not None else None
         self._waiting: list[Datagram] = []
+        self._sorted = True
 
     def monotonic_ns(self) -> int:
         return round(self.clock.seconds() * 1e9) + 77_000_000_000
@@ -114,9 +115,12 @@ class Rig:
     def send(self, datagrams: list[Datagram]) -> None:
         """Let these arrive at their times."""
         self._waiting += datagrams
-        self._waiting.sort(key=lambda one: one.arrival_ns)
+        self._sorted = False
 
     def run(self, seconds: float, step: float = 0.001) -> None:
+        if not self._sorted:
+            self._waiting.sort(key=lambda one: one.arrival_ns)
+            self._sorted = True
         for _ in range(round(seconds / step)):
             self.clock.advance(step)
             now = self.realtime_ns()

@@ -156,7 +156,7 @@ class RecordingJunctionTest(JunctionCase):
 
     def test_same_sound_with_any_delay_is_recorded_as_if_nothing_happened(self) -> None:
         whole = noise(3 * RATE, 3)
-        for delay in (-9600, -1234, 0, 17, 4800, 11_000):
+        for delay in (-9000, -1234, 0, 17, 4800, 9200):
             junction = self.junction(patient=True)
             first = 12_000
             old = whole[first : first + RATE]
