@@ -40,9 +40,7 @@ def worth_trying(size: int, threshold: int = THRESHOLD_BYTES) -> bool:
     return size > threshold
 
 
-def worth_compressing(
-    size: int, compressed_size: int, threshold: int = THRESHOLD_BYTES
-) -> bool:
+def worth_compressing(size: int, compressed_size: int, threshold: int = THRESHOLD_BYTES) -> bool:
     """Whether ``size`` bytes are to be sent as these ``compressed_size`` (CON-20)."""
     return worth_trying(size, threshold) and compressed_size <= size * (1 - LEAST_SAVING)
 
