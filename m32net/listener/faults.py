@@ -32,7 +32,17 @@ def explain(failure: Failure, address: ServerAddress, ca: str | None) -> str:
         found = _of_tls(one.value, address, ca)
         if found is not None:
             return found
-    return short(failure.getErrorMessage() or type(failure.value).__name__)
+    text = short(failure.getErrorMessage() or type(failure.value).__name__)
+    if address.secure and "did not answer in time" in text:
+        text += "; is https:// right for this port?"
+    return text
+
+
+def is_of_tls(failure: Failure | None) -> bool:
+    """Whether it tells more of what went wrong than a WebSocket that was not opened."""
+    return failure is not None and isinstance(
+        failure.value, SSL.Error | CertificateError | VerificationError
+    )
 
 
 def is_untrusted(failure: Failure | None) -> bool:

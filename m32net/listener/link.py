@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.python.failure import Failure
 
 from m32net.listener.address import ServerAddress
-from m32net.listener.faults import explain, is_untrusted, short
+from m32net.listener.faults import explain, is_of_tls, is_untrusted, short
 from m32net.listener.server_api import AudioMeta, ServerApi, Trust, endpoint
 from m32net.listener.settings import Mix
 from m32net.listener.thresholds import Thresholds, choose
@@ -176,7 +176,7 @@ class ServerLink:
                 return
             self._opening = None
             self.untrusted = is_untrusted(factory.fault)
-            if self.untrusted:
+            if is_of_tls(factory.fault):
                 failure = factory.fault
             ca = None if means.trust is None else means.trust.file
             reason = explain(failure, self.address, ca)

@@ -13,6 +13,7 @@ from typing import Final
 from m32net.audio.sources.recovery import TRANSITIONS as DEVICE_TABLE
 from m32net.config import SETTINGS
 from m32net.listener.life import TABLE as LIFE_TABLE
+from m32net.listener.move import MOVE_TABLE as LISTENER_MOVE_TABLE
 from m32net.streaming.listeners import TRANSITIONS
 from m32net.streaming.migration import MOVE_TABLE
 from m32net.streaming.migration import TABLE as MIGRATION_TABLE
@@ -121,9 +122,19 @@ def pages() -> dict[str, str]:
         "states/listener.md": table_page(
             "The life of a listener",
             "How a listener connects, asks, streams and comes back by itself (STR-23), as "
-            "`Session` lives it. It starts with `start` and ends with `stop`, from any state.",
+            "`Session` lives it. It starts with `start` and ends with `stop`, from any state. In "
+            "`MOVING` the old server is heard while the new one is [got ready](listener-move.md).",
             LIFE_TABLE,
             "m32net/listener/life.py",
+        ),
+        "states/listener-move.md": table_page(
+            "A listener's move to another server",
+            "What a listener in the state `MOVING` does with the new server (CON-51), as `Move` "
+            "lives it, while the old one is heard. *Over* is the end: the new connection has "
+            "become the listener's only one, or it is closed. How one stream becomes the other: "
+            "[moving](../moving.md).",
+            LISTENER_MOVE_TABLE,
+            "m32net/listener/move.py",
         ),
         "states/device.md": table_page(
             "A capture device",

@@ -20,6 +20,9 @@ class AddressTest(unittest.TestCase):
             ("https://host/x?y", "https://host:443", "wss://host:443/ws"),
             ("wss://host:8443", "https://host:8443", "wss://host:8443/ws"),
             ("[::1]:8080", "http://[::1]:8080", "ws://[::1]:8080/ws"),
+            ("my_pc.lan:1", "http://my_pc.lan:1", "ws://my_pc.lan:1/ws"),
+            ("bühne.local", "http://xn--bhne-0ra.local:8080", "ws://xn--bhne-0ra.local:8080/ws"),
+            ("host.", "http://host.:8080", "ws://host.:8080/ws"),
             ("  HTTP://Host:8080  ", "http://host:8080", "ws://host:8080/ws"),
         ):
             with self.subTest(text):
@@ -35,6 +38,17 @@ class AddressTest(unittest.TestCase):
             "host:99999",
             "host:0",
             "a b:1",
+            "ht!tp",
+            "http://ht!tp/",
+            "-host",
+            "host-.lan",
+            "a..b",
+            "1.2.3",
+            "1.2.3.4.5",
+            "256.1.1.1",
+            "x" * 64 + ".lan",
+            ".".join(["x" * 60] * 5),
+            "http://[::g]/",
             "[::1",
         ):
             with self.subTest(text):

@@ -31,6 +31,7 @@ from m32net.listener.settings import ChannelMix, Mix, MixBook, save_book
 from m32net.listener.thresholds import Thresholds
 from m32net.listener.voice import Voice
 from tests.m32net.listener.streams import stream
+from tests.support.certificate import self_signed
 
 
 def parsed(*arguments: str) -> ListenOptions:
@@ -63,6 +64,18 @@ class OptionsTest(unittest.TestCase):
             (options["duration"], options["layout"], options["udp-port"]), (1.5, "mono", 0)
         )
 
+    def test_name_and_pin_as_long_as_they_may_be(self) -> None:
+        options = parsed("host", "--name=" + "ä" * 256, "--pin=" + "1" * 16)
+        self.assertEqual((len(options["name"]), len(options["pin"])), (256, 16))
+
+    def test_ca(self) -> None:
+        """CON-32: one file may hold several certificates, and text between them."""
+        path = Path(self.mktemp())
+        path.write_bytes(b"the hall's\n" + self_signed("a") + b"and the bus's\n" + self_signed("b"))
+        trust = parsed("host", f"--ca={path}")["ca"]
+        self.assertEqual(trust.file, str(path))
+        self.assertEqual(len(trust.root._caCerts), 2)
+
     def test_mistakes_are_named(self) -> None:
         for arguments, word in (
             ((), "URL"),
@@ -80,6 +93,11 @@ class OptionsTest(unittest.TestCase):
             (("host", "--udp-port=x"), "1024"),
             (("host", "--duration=-1"), "--duration"),
             (("host", "--preset=x"), "--mix"),
+            (("ht!tp",), "no host of that name"),
+            (("host", "--name=" + "x" * 257), "257 characters; 256 fit"),
+            (("host", "--pin=" + "1" * 17), "17 characters; 16 fit"),
+            (("host", "--ca=/nonexistent/ca.pem"), "/nonexistent/ca.pem: No such file"),
+            (("host", f"--ca={__file__}"), "there is no certificate in it"),
             (("host", "--nonsense"), "nonsense"),
         ):
             with self.subTest(arguments):
@@ -362,6 +380,26 @@ class ReportTest(unittest.TestCase):
         text = summary_text(progress.summary(2.0, receiver.now, ["take.wav"]))
         self.assertIn("198 packets, 2 lost (1.000 %)", text)
         self.assertIn("recorded take.wav", text)
+
+    def test_moves_are_shown(self) -> None:
+        """CON-51: under way, and in the summary with what became of the recording."""
+        receiver = FakeReceiver(None, outputs=Outputs())
+        session = FakeSession(None, "http://old:1/", receiver)
+        session.state = Life.MOVING
+        under_way = {"to": "new:2", "step": "filling", "attempts": 1, "in_s": None}
+        session.migration = lambda: under_way
+        progress = Progress(session, 0.0)
+        report = progress.take(1.0)
+        self.assertEqual((report["server"], report["migration"]), ("http://old:1/", under_way))
+        self.assertIn("moving to new:2: filling", status_line(report, 200))
+        session.moves = [Moved("http://old:1/", "http://new:2/", 12.25, 31.5, 2, 0.99987)]
+        summary = progress.summary(20.0, receiver.now, ["take.wav"])
+        one = {"from": "http://old:1/", "to": "http://new:2/", "at_s": 12.25, "took_s": 31.5}
+        self.assertEqual(summary["moves"], [{**one, "attempts": 2, "alike": 1.0}])
+        told = "moved to http://new:2/ at 12.2 s by a cross-fade of 20 ms; the recording goes on"
+        self.assertIn(told, summary_text(summary))
+        summary["recorded"] = []
+        self.assertNotIn("recording", summary_text(summary))
 
     def test_meters_are_shown_where_something_is_mixed(self) -> None:
         receiver = FakeReceiver(None, outputs=Outputs())

@@ -52,6 +52,32 @@ class DiskThreadTest(unittest.TestCase):
             if isinstance(disk, DiskThread):
                 disk.stop()
 
+    @inlineCallbacks
+    def test_one_that_hangs_is_left_behind(self) -> Any:
+        """Neither the end of the listener nor that of the process waits for it."""
+        disk = DiskThread(reactor)
+        gate = Path(self.mktemp())
+
+        def hanging() -> None:
+            import time
+
+            while not gate.exists():
+                time.sleep(0.01)
+
+        jobs = [disk(hanging), disk(hanging)]
+        yield deferLater(reactor, 0.02)
+        for job in jobs:
+            job.addErrback(lambda failure: None)
+            job.cancel()
+        self.assertTrue(disk.busy)
+        disk.stop()
+        self.assertTrue(all(thread.daemon for thread in disk._pool.threads))
+        gate.touch()
+        while disk.busy:
+            yield deferLater(reactor, 0.01)
+        disk.stop()
+        self.assertFalse(any(thread.is_alive() for thread in disk._pool.threads))
+
     def test_no_thread_without_a_job(self) -> None:
         disk = DiskThread(reactor)
         disk.stop()

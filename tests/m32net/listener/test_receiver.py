@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from twisted.internet.defer import Deferred
 from twisted.trial import unittest
 
 from m32net.listener import decode
 from m32net.listener.decode import OpusUnavailable
 from m32net.listener.outputs import Outputs
-from m32net.listener.receiver import PortError
+from m32net.listener.receiver import DISK_TIMEOUT_S, PortError
 from m32net.listener.settings import ChannelMix, Master, Mix
 from m32net.listener.thresholds import Thresholds
 from protocols.control.messages import Stream
@@ -302,6 +303,29 @@ class RecordingTest(unittest.TestCase):
         self.assertIn("No space left", str(rig.errors[0]))
         self.assertEqual(rig.receiver.figures().totals.packets, 200)
         rig.receiver.stop()
+
+    def test_hung_disk_does_not_keep_it_from_ending(self) -> None:
+        """Waited for within a bound, and told in one line."""
+        jobs: list[Deferred] = []
+
+        def never(job: object) -> Deferred:
+            jobs.append(Deferred())
+            return jobs[-1]
+
+        rig = Rig(self.patch, Outputs(record=self.path, on_disk=never))
+        rig.receiver.start()
+        packets = source()
+        rig.receiver.listen_to(packets.stream, SERVER[0])
+        for number in range(100):
+            rig.send(packets.datagrams(number, START_NS + number * 5 * MS))
+        rig.run(0.6)
+        stopped = rig.receiver.stop()
+        rig.clock.advance(DISK_TIMEOUT_S - 0.1)
+        self.assertNoResult(stopped)
+        rig.clock.advance(0.2)
+        (error,) = self.successResultOf(stopped)
+        self.assertIn("the disk has not answered for 10 s", str(error))
+        self.assertEqual(rig.clock.getDelayedCalls(), [])
 
     def test_mix_and_tracks_together(self) -> None:
         """--record and --record-mix of one stream: neither spoils the other."""
