@@ -93,14 +93,16 @@ class ViolationTests(unittest.TestCase):
 
     def test_then_it_is_closed(self):
         """At first so that the close frame arrives, then in any case."""
-        server, client = self.connected()
-        client.feed(frame(3, b""))
-        self.assertFalse(client.transport.disconnecting)
-        server.clock.advance(1)
-        self.assertTrue(client.transport.disconnecting)
-        self.assertFalse(client.transport.aborted)
-        server.clock.advance(3)
-        self.assertTrue(client.transport.aborted)
+        for violation in (frame(3, b""), close_frame(1005), close_frame(1000, b"\xff")):
+            server, client = self.connected()
+            client.feed(violation)
+            self.assertFalse(client.transport.disconnecting)
+            self.assertFalse(client.protocol.wasClean)
+            server.clock.advance(1)
+            self.assertTrue(client.transport.disconnecting)
+            self.assertFalse(client.transport.aborted)
+            server.clock.advance(3)
+            self.assertTrue(client.transport.aborted)
 
     def test_frames_after_the_close(self):
         """What goes on sending without an end is not listened to."""
