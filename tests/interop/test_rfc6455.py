@@ -154,6 +154,31 @@ class ViolationsTest(unittest.TestCase):
                 self.assertIn(b"sec-websocket-version: 13", client.answer.lower(), name)
         self.the_server_is_well()
 
+    def test_pings(self) -> None:
+        """CON-10, CON-13: who answers stays and has a round trip; who only talks is let go."""
+        server = ServerProcess(
+            "--source=test", "--channels=2", "--ping-interval=1", "--pong-timeout=4"
+        )
+        self.addCleanup(server.close)
+        lively, talker = RawClient(server), RawClient(server)
+        for client, port in ((lively, 40_002), (talker, 40_004)):
+            self.addCleanup(client.close)
+            client.say(type="client_config", payload={"udp_port": port})
+
+        def let_go() -> bool:
+            lively.messages()
+            talker.say(type="heartbeat")
+            talker.read(0.05)
+            return any(opcode == CLOSE for opcode, _ in frames(talker.heard))
+
+        wait_for(let_go, "the talker is let go", 30)
+        self.assertEqual(frames(talker.heard)[-1][1], b"\x03\xf0no answer to pings for 4 s")
+        listeners = server.call("GET", "/api/listeners", token=server.login())[1]["listeners"]
+        (kept,) = [one for one in listeners if one["udp_port"] == 40_002]
+        self.assertGreater(kept["control"]["rtt_ms"], 0)
+        lively.say(type="ntp_request", t1=7)
+        wait_for(lambda: any(one.get("t1") == 7 for one in lively.messages()), "an answer")
+
     def test_a_page_of_the_server(self) -> None:
         """What it called the server counts, whatever that is."""
         host = f"{HOST}:{self.server.port}".encode()
