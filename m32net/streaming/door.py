@@ -29,11 +29,13 @@ class Door:
 
     :param pin: the PIN in force; empty: none is asked for.
     :ivar elsewhere: host and port of the server newcomers are sent to; None: they may come in.
+    :ivar secure_port: of that server, for those who come over TLS; None: it has none.
     :ivar wrong_pins: attempts refused since the start.
     """
 
     def __init__(self, pin: Callable[[], str] = lambda: "") -> None:
         self.elsewhere: tuple[str, int] | None = None
+        self.secure_port: int | None = None
         self.wrong_pins = 0
         self._pin = pin
         self._tries: OrderedDict[str, TokenBucket] = OrderedDict()
@@ -43,6 +45,13 @@ class Door:
     def guarded(self) -> bool:
         """Whether a PIN is asked for."""
         return bool(self._pin())
+
+    def address_for(self, link: object) -> tuple[str, int] | None:
+        """Where the listener on this connection is sent, by the scheme it came with."""
+        if self.elsewhere is None or self.secure_port is None:
+            return self.elsewhere
+        secure = getattr(link, "secure", False)
+        return (self.elsewhere[0], self.secure_port) if secure else self.elsewhere
 
     # -- announced by another server -------------------------------------------------------
 

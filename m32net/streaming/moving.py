@@ -150,10 +150,12 @@ class MigrationService(Service):
         self._target, self._secure_port, self._to_successor = None, None, False
         try:
             target, facts = await find(self.clock, host, port, self._agent, self._agent_for_peers)
+            if facts.introduction is not None:
+                self._secure_port = facts.introduction.https_port
             successor = self._successor_for(facts, f"{host}:{port}")
             if successor is None:
                 self._check(facts)
-                await self._hand_over(host, facts)
+                await self._hand_over(host)
                 self._target = target
             else:
                 await self._make_way(successor)
@@ -210,11 +212,9 @@ class MigrationService(Service):
                 409,
             )
 
-    async def _hand_over(self, host: str, facts: Facts) -> None:
+    async def _hand_over(self, host: str) -> None:
         """Where that is possible; else listeners come as new ones, which costs them nothing."""
-        port = facts.introduction.https_port if facts.introduction is not None else None
-        self._secure_port = port
-        arrivals = self._arrivals()
+        port, arrivals = self._secure_port, self._arrivals()
         if port is None or self._agent_for_peers is None or not arrivals:
             return
         peer = OtherServer(
@@ -292,7 +292,8 @@ class MigrationService(Service):
             case LookAtTarget():
                 Deferred.fromCoroutine(self._look())
             case Closed():
-                self._streaming.registry.door.elsewhere = self.core.target()
+                door = self._streaming.registry.door
+                door.elsewhere, door.secure_port = self.core.target(), self._secure_port
             case Opened():
                 self._streaming.registry.door.elsewhere = None
                 self._give_back()
@@ -303,11 +304,14 @@ class MigrationService(Service):
     def _tell_move(self, client_id: str, after_s: float) -> None:
         """In the listener's own scheme: who came by TLS is to go on by TLS."""
         status = self.core.status()
-        one = self._streaming.registry.get(client_id)
-        secure = one is not None and getattr(one.link, "secure", False)
-        port = self._secure_port if secure and self._secure_port else status.port
-        event = messages.Migration(status.host, port, round(after_s, 3)).event(
-            f"this server moves its listeners to {status.host}:{port}"
+        registry = self._streaming.registry
+        one = registry.get(client_id)
+        host, port = registry.door.address_for(one.link if one else None) or (
+            status.host,
+            status.port,
+        )
+        event = messages.Migration(host, port, round(after_s, 3)).event(
+            f"this server moves its listeners to {host}:{port}"
         )
         self._streaming.tell(client_id, event.type, event.reason, event.fields)
 

@@ -342,8 +342,9 @@ class Registry:
         """Let a connection take a listener's place, if one is free (STR-6)."""
         if one.state != "arrived":
             return one.state != "gone"
-        if self.door.elsewhere is not None:
-            self._send_away(one, *self.door.elsewhere)
+        elsewhere = self.door.address_for(one.link)
+        if elsewhere is not None:
+            self._send_away(one, *elsewhere)
             return False
         if not one.trusted and not self._knows_pin(one, None, now):
             return False

@@ -47,12 +47,14 @@ class ControlConnection:
 
     :ivar host: the peer's IP address; the only one its audio may be sent to.
     :ivar port: the peer's TCP port.
+    :ivar secure: whether it came over TLS.
     :ivar client_id: for the owner to set, once it knows.
     """
 
-    def __init__(self, shell: ServerShell, host: str, port: int) -> None:
+    def __init__(self, shell: ServerShell, host: str, port: int, *, secure: bool = False) -> None:
         self.host = host
         self.port = port
+        self.secure = secure
         self.client_id: str | None = None
         self._shell = shell
 

@@ -20,6 +20,7 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ISSLTransport
 from twisted.logger import Logger
 
 from protocols.compression import deflate
@@ -103,7 +104,8 @@ class ControlServerProtocol(WebSocketShell, WebSocketServerProtocol):  # type: i
         self.session = ServerSession(now, limits, random=factory.random)
         self._pings = TokenBucket(limits.messages_per_s, limits.message_burst, now)
         self.frames = TokenBucket(limits.frames_per_s, limits.frame_burst, now)
-        self.connection = ControlConnection(self, host, getattr(peer, "port", 0))
+        secure = ISSLTransport.providedBy(self.transport)
+        self.connection = ControlConnection(self, host, getattr(peer, "port", 0), secure=secure)
         self._deliver = Delivery(self._tell_owner)
         self._alarm = Alarm(factory.reactor, factory.seconds, self._timer)
         factory.opened(self.connection)

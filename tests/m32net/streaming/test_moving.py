@@ -162,6 +162,20 @@ class MovingTest(MovingCase):
         self.assertEqual((status.state, [m.state for m in status.moves]), ("done", ["moved"] * 2))
         self.assertEqual(self.events[-1], ("migration_ended", "done: 2 moved"))
 
+    def test_by_its_own_scheme(self) -> None:
+        """CON-51: who came over TLS goes on over TLS, newcomers too."""
+        link = Link()
+        link.secure = True  # type: ignore[attr-defined]
+        self.service.connected(link, HOST)
+        self.service.hello(link, Hello())
+        self.begin()
+        self.assertEqual(link.last(Event).migration.new_port, 8443)
+        late = Link()
+        late.secure = True  # type: ignore[attr-defined]
+        self.service.connected(late, HOST)
+        self.service.hello(late, Hello())
+        self.assertEqual(late.last(Event).migration.new_port, 8443)
+
     def test_hands_over(self) -> None:
         """CON-51: id, token, name and address go to the new server before anybody is told."""
         self.arrive("Anna")
