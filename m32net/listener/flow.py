@@ -25,6 +25,9 @@ POOR_FILL_S: Final = 5.0
 GOOD_LOSS: Final = 0.05
 STOPPED_S: Final = 0.06
 """A stream that brought nothing for so long, and three frames, has stopped."""
+PATIENT_S: Final = 0.5
+"""Where nobody hears it, a stream that has stopped is waited for so long, if the other one has not
+come for long enough to fill in: what is late only is not lost for a recording."""
 LONG_STOPPED_S: Final = 2.0
 """Nothing is left to be faded out of what has stopped so long ago.  A busy machine may keep us from
 reading for a good part of that."""
@@ -114,6 +117,11 @@ class Flow:
         totals = self.reception.totals()
         enough = FILL_S if totals.lost <= GOOD_LOSS * totals.expected else POOR_FILL_S
         return (now_ns - self._first_ns) / 1e9 >= enough
+
+    def covers(self, other: Flow) -> bool:
+        """Whether it has come since before the other one stopped."""
+        last_ns = other.reception.last_arrival_ns
+        return self._first_ns is not None and last_ns is not None and self._first_ns <= last_ns
 
     def count_from_now(self) -> None:
         """What came so far is not to be in :meth:`totals`."""

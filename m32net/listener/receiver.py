@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IDelayedCall
 from m32net.listener.chain import Chain
 from m32net.listener.decode import OpusUnavailable
 from m32net.listener.figures import Figures
-from m32net.listener.flow import LONG_STOPPED_S, Flow
+from m32net.listener.flow import LONG_STOPPED_S, PATIENT_S, Flow
 from m32net.listener.held import HeldBack
 from m32net.listener.latency import LatencyMeter
 from m32net.listener.outputs import Outputs
@@ -319,7 +319,12 @@ class Receiver:
             times = [flow.reception.last_arrival_ns or 0 for flow in self._flows]
             now_ns = max(times)
             stopped_s = self.flow.stopped_s(now_ns)
-            if not self.coming.filled(now_ns, hurry=stopped_s is not None):
+            hurry = stopped_s is not None and (
+                self.outputs.card is not None
+                or self.coming.covers(self.flow)
+                or stopped_s >= PATIENT_S
+            )
+            if not self.coming.filled(now_ns, hurry=hurry):
                 return
             self.going_over = True
             if self.outputs.coming is not None:

@@ -410,6 +410,23 @@ class RecordingOnTest(MovingCase):
         np.testing.assert_array_equal(tracks[: fade.start], signal[: fade.start])
         np.testing.assert_array_equal(tracks[fade.stop :], signal[fade.stop : len(tracks)])
 
+    def test_old_server_is_late_only(self) -> None:
+        """Its machine stands still for 400 ms, just when the new one begins to send."""
+        rig = self.rig(record=True)
+        signal = noise(round(LONG_S * RATE), 2)
+        old, new = Server(signal, OLD), Server(signal, NEW, first_ssrc=9000)
+        old.send(rig, 0, 2.0)
+        for number in range(400, 480):
+            rig.send(old.packets.datagrams(number, START_NS + 2_400_000_000, address=OLD))
+        old.send(rig, 2.4, LONG_S)
+        new.send(rig, 2.05, LONG_S)
+        self.move(rig, old, new)
+        self.assertEqual(len(self.moved), 1)
+        self.recorded(rig)
+        tracks = soundfile.read(self.tracks, dtype="int32", always_2d=True)[0]
+        self.assertGreater(len(tracks), 4.4 * RATE)
+        np.testing.assert_array_equal(tracks, signal[: len(tracks)])
+
     def test_old_server_died_before_the_new_one_sent(self) -> None:
         """150 ms nobody sent: silence of that length, faded out and in."""
         rig = self.rig(record=True)
