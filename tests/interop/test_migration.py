@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import shutil
 import signal
 import socket
@@ -42,7 +43,7 @@ Samples = npt.NDArray[np.int32]
 
 def free_tcp() -> int:
     """A TCP port nobody listens on, out of the way of those the system gives away."""
-    for port in range(FIRST + 1, LAST, 97):
+    for port in random.SystemRandom().sample(range(FIRST, LAST), 200):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return port
@@ -50,9 +51,9 @@ def free_tcp() -> int:
 
 
 def noise(seconds: float, seed: int) -> Samples:
-    random = np.random.default_rng(seed)
+    source = np.random.default_rng(seed)
     size = (int(seconds * RATE), CHANNELS)
-    return random.integers(-(2**23), 2**23, size, dtype=np.int32) << 8
+    return source.integers(-(2**23), 2**23, size, dtype=np.int32) << 8
 
 
 def places(recorded: Samples, original: Samples) -> npt.NDArray[np.int64]:
@@ -147,7 +148,7 @@ class MigrationCase(unittest.TestCase):
         self.addCleanup(server.close)
         return server
 
-    def listen(self, url: str, count: int = LISTENERS) -> list[ListenProcess]:
+    def listen(self, url: str, count: int = LISTENERS, *options: str) -> list[ListenProcess]:
         """Listeners that record, once all of them hear something."""
         children = []
         for number in range(count):
@@ -158,6 +159,7 @@ class MigrationCase(unittest.TestCase):
                 "--codec=L24",
                 f"--name=phone {number}",
                 f"--record={self.directory / f'{number}.wav'}",
+                *options,
                 environment={"FORCE_DELAY_MS": str(DELAY_MS)},
             )
             self.addCleanup(child.close)
@@ -443,6 +445,20 @@ class RollingUpgradeTest(MigrationCase):
         self.assertEqual(new.stop(), 0, new.text())
         for server in (old, new, third):
             self.assertNotIn("Traceback", server.text())
+
+    def test_over_tls(self) -> None:
+        """CON-51, CON-32: who listens over TLS goes on over TLS."""
+        port = free_tcp()
+        old, same = self.pair("--source=test", f"--https=tcp:{port}")
+        authority = f"--ca={self.directory / 'a' / 'tls' / 'ca.pem'}"
+        children = self.listen(f"https://{HOST}:{port}", 1, authority)
+        new = self.follow(same)
+        mover = self.migrate(f"--to={HOST}:{old.port}", "--after=0")
+        self.assertEqual(mover.wait(60), 0, mover.text() + children[0].text())
+        self.assertEqual(old.stop(), 0, old.text())
+        (summary,) = self.finish(children)
+        self.assertEqual((len(summary["moves"]), summary["reconnects"]), (1, 0))
+        self.assertEqual(new.stop(), 0, new.text())
 
     def test_settings_changed_before(self) -> None:
         """CON-51: what the old one stores after its successor started is what counts."""
