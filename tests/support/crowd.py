@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -120,9 +121,13 @@ async def run(options: argparse.Namespace) -> None:
         Counter(url, host, f"counter {number}", config) for number in range(options.listeners)
     ]
     await gatherResults([Deferred.fromCoroutine(one.join()) for one in counters])
-    print("ready", flush=True)
     time_is_over: Deferred[None] = Deferred()
-    reactor.callLater(options.seconds, time_is_over.callback, None)  # type: ignore[attr-defined]
+    last = reactor.callLater(options.seconds, time_is_over.callback, None)  # type: ignore[attr-defined]
+    signal.signal(
+        signal.SIGTERM,
+        lambda *_: reactor.callFromThread(lambda: last.active() and last.reset(0)),  # type: ignore[attr-defined]
+    )
+    print("ready", flush=True)
     await time_is_over
     figures = summary(counters)
     for one in counters:
