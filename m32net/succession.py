@@ -67,7 +67,8 @@ class Succession(Service):
         self._polling.clock = reactor
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.waiting = self._claim(SERVER_LOCK) is None
+            self._lock = self._claim(SERVER_LOCK)
+            self.waiting = self._lock is None
             self._place = self._claim(SUCCESSOR_LOCK) if self.waiting and take_over else None
             if self.waiting and self._place is None:
                 raise ConfigError(
@@ -128,7 +129,8 @@ class Succession(Service):
 
     def _look(self) -> Any:
         """Whether it is our turn; then the old server is no more."""
-        if self._claim(SERVER_LOCK) is None:
+        self._lock = self._claim(SERVER_LOCK)
+        if self._lock is None:
             return None
         self._polling.stop()
         self.waiting = False
