@@ -10,15 +10,15 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 
-from m32net.interfaces import ControlQuality, Health, ListenerStatus, QualityReport, RefusedError
+from m32net.interfaces import Health, ListenerStatus, QualityReport, RefusedError
 from m32net.log import RoomLog
-from m32net.streaming import describe
+from m32net.streaming import describe, overview
 from m32net.streaming.listeners import (
     Departed,
     Listener,
@@ -247,29 +247,11 @@ class StreamingService(Service):
         }
 
     def snapshot(self) -> Sequence[ListenerStatus]:
-        return [self._status(one) for one in self.registry]
+        now = self.seconds()
+        return [overview.status(one, self.transmission, now) for one in self.registry]
 
     def health(self) -> Health:
-        transmission = self.transmission
-        limit = self.registry.limits.max_listeners
-        p50, p99 = transmission.send_times.quantiles_ms(0.5, 0.99)
-        details = {
-            "send_method": transmission.method.value if transmission.method else None,
-            "listeners": len(self.registry),
-            "max_listeners": limit,
-            "refused": self.registry.refused,
-            "formats": len(self._demand),
-            "packets": transmission.totals["packets"],
-            "dropped": transmission.totals["dropped"],
-            "send_ms_p50": round(p50, 3),
-            "send_ms_p99": round(p99, 3),
-        }
-        if not transmission.is_open:
-            return Health("unhealthy", ("not sending: the sockets are closed",), details)
-        if len(self.registry) < limit or not self.registry.refused:
-            return Health("healthy", (), details)
-        full = f"all {limit} places are taken; {self.registry.refused} were turned away so far"
-        return Health("degraded", (full,), details)
+        return overview.health(self.registry, self.transmission, len(self._demand))
 
     def figures(self) -> Mapping[str, float]:
         """Named figures for ``/metrics``."""
@@ -278,37 +260,6 @@ class StreamingService(Service):
             "send_seconds_p50": p50 / 1000,
             "send_seconds_p99": p99 / 1000,
         }
-
-    def _status(self, one: Listener) -> ListenerStatus:
-        agreement = one.agreement
-        totals = self.transmission.stream_totals(one.client_id)
-        return ListenerStatus(
-            client_id=one.client_id,
-            name=one.name,
-            host=one.host,
-            udp_port=one.udp_port,
-            state=one.state,
-            codec=agreement.profile.codec if agreement else None,
-            sample_rate=agreement.profile.sample_rate if agreement else None,
-            frame_ms=agreement.profile.frame_ms if agreement else None,
-            layout=agreement.layout if agreement else None,
-            channels=agreement.channels if agreement else (),
-            connected_s=self.seconds() - one.since,
-            packets_sent=totals.packets if totals else 0,
-            octets_sent=totals.octets if totals else 0,
-            packets_dropped=totals.dropped if totals else 0,
-            quality=one.reception.latest,
-            rating=one.reception.rating(),
-            control=self._control_quality(one.link),
-        )
-
-    def _control_quality(self, link: object | None) -> ControlQuality | None:
-        """How the control session fares (CON-13); None while there is none."""
-        measure = getattr(link, "quality", None)
-        if measure is None:
-            return None
-        measured = measure(self.clock.seconds())
-        return ControlQuality(*(getattr(measured, one.name) for one in fields(ControlQuality)))
 
     # -- quality ---------------------------------------------------------------------------
 

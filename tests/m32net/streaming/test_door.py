@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from m32net.interfaces import Arrival, QualityReport, RefusedError
+from m32net.interfaces import Arrival, ControlQuality, QualityReport, RefusedError
 from m32net.streaming.door import ARRIVAL_S, ATTEMPT_EVERY_S, ATTEMPTS, MAX_ARRIVALS, Door
 from m32net.streaming.listeners import Departed, Refused, SentAway, StreamsStarted, Welcomed
 from m32net.streaming.negotiation import AudioOffer
@@ -190,6 +190,18 @@ class ServiceDoorTest(ServiceCase):
         )
         assert link.closed is not None
         self.assertEqual(link.closed[0], 1012)
+
+    def test_control_quality_is_shown(self) -> None:
+        """CON-13: of a link that measures it; None of one that has gone."""
+        link = Link()
+        measured = ControlQuality(1.5, 2.0, 0.0, 0.1, 3, 4, 50, 60, 0, 0, 0)
+        link.quality = lambda now: measured  # type: ignore[attr-defined]
+        self.service.connected(link, HOST)
+        self.service.hello(link, Hello())
+        self.service.configure(link, ClientConfig(udp_port=5004))
+        self.assertEqual(self.service.snapshot()[0].control, measured)
+        self.service.lost(link)
+        self.assertIsNone(self.service.snapshot()[0].control)
 
     def test_told_of_comings_and_goings(self) -> None:
         heard: list[Any] = []
