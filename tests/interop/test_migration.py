@@ -232,7 +232,9 @@ class TwoServersTest(MigrationCase):
         self.assertTrue(old.port)
         new = self.serve(self.source(), name="b")
         children = self.listen(old.url)
-        self.assertEqual(len(self.listeners(old, old.login())), LISTENERS)
+        here = self.listeners(old, old.login()).values()
+        self.assertEqual(len(here), LISTENERS)
+        self.assertTrue(all(one["control"]["messages_received"] > 1 for one in here), "CON-13")
         mover = self.migrate(f"--to={HOST}:{new.port}", "--after=1", "--each=0.5", "--json")
         self.assertEqual(mover.wait(60), 0, mover.text())
         shown = [json.loads(line) for line in mover.text().splitlines()]
