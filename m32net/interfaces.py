@@ -1,7 +1,7 @@
 """The small interfaces through which the rooms meet, and the values that cross them.
 
 No behaviour here.  A room receives objects that provide these in its constructor and never
-imports the room that stands behind them; :mod:`m32net.tap` does the wiring.
+imports the room that stands behind them; :mod:`m32net.server` does the wiring.
 """
 
 from __future__ import annotations

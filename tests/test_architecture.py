@@ -25,7 +25,7 @@ VOCABULARY = {
     "m32net.audio.frame",
     "m32net.streaming.profile",
 }
-COMPOSERS = {"m32net/tap.py", "m32net/cli.py"}
+COMPOSERS = {"m32net/tap.py", "m32net/server.py", "m32net/cli.py"}
 
 
 def modules(*tops: str) -> Iterator[tuple[str, ast.Module]]:

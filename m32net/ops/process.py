@@ -25,6 +25,8 @@ from twisted.internet.task import LoopingCall
 INTERVAL_S: Final = 1.0
 WINDOW: Final = 5
 """Intervals the CPU figure is averaged over."""
+FULL_SEARCH_AFTER: Final = 500
+"""Searches of the middle generation before a full one; Python's own 10 come in seconds."""
 _STATM: Final = Path("/proc/self/statm")
 
 
@@ -94,13 +96,17 @@ def allow_many_files() -> int:
 
 
 def spare_the_collector() -> None:
-    """Take what exists now out of Python's search for cyclic garbage; to be called when started.
+    """Take what exists now out of Python's search for cyclic garbage.
 
     A full search of everything a running server has loaded stops all threads for 50 ms or more,
-    which is ten frames of audio.  What is there after the start stays anyway.
+    which is ten frames of audio.  What is there after the start stays anyway.  To be called when
+    the server has started, and whenever nobody listens, so that full searches while somebody does
+    are rare (:data:`FULL_SEARCH_AFTER`) and short.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*gc.get_threshold()[:2], FULL_SEARCH_AFTER)
 
 
 def steady_timers(reactor: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import time
+import weakref
 from pathlib import Path
 
 from twisted.internet.selectreactor import SelectReactor
@@ -11,7 +13,14 @@ from twisted.internet.task import Clock
 from twisted.trial import unittest
 
 from m32net.ops import process
-from m32net.ops.process import WINDOW, ProcessMeter, resident_bytes, steady_timers
+from m32net.ops.process import (
+    FULL_SEARCH_AFTER,
+    WINDOW,
+    ProcessMeter,
+    resident_bytes,
+    spare_the_collector,
+    steady_timers,
+)
 
 
 class Cpu(unittest.SynchronousTestCase):
@@ -85,3 +94,31 @@ class SteadyTimers(unittest.SynchronousTestCase):
         self.wall_s += 2
         self.turn_until(time.monotonic() + 5)
         self.assertEqual(self.fired, [1])
+
+
+class Collector(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        self.addCleanup(gc.unfreeze)
+
+    def test_what_has_started_is_left_alone(self) -> None:
+        """CON-2: full searches are rare and do not look at what stays anyway."""
+        spare_the_collector()
+        self.assertGreater(gc.get_freeze_count(), 10_000)
+        self.assertEqual(gc.get_threshold()[2], FULL_SEARCH_AFTER)
+        self.assertLess(len(gc.get_objects()), gc.get_freeze_count() / 10)
+
+    def test_garbage_is_not_kept_for_ever(self) -> None:
+        """CON-2: what was alive at one time and is garbage at the next is found then."""
+        loop = Loop()
+        loop.itself = loop
+        gone = weakref.ref(loop)
+        spare_the_collector()
+        del loop
+        self.assertIsNotNone(gone())
+        spare_the_collector()
+        self.assertIsNone(gone())
+
+
+class Loop:
+    itself: Loop | None = None
