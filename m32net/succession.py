@@ -1,8 +1,8 @@
 """One server follows another on the same machine, state directory and ports (CON-51).
 
 Two locks say whose turn it is, a Unix socket beside them carries what the two have to tell each
-other; :mod:`m32net.server` composes this.  The sequence is in docs/operations.md.  How listeners are
-moved is :mod:`m32net.streaming.moving`'s.
+other; :mod:`m32net.server` composes this.  The sequence is in docs/operations.md.  How listeners
+are moved is :mod:`m32net.streaming.moving`'s.
 """
 
 from __future__ import annotations

@@ -27,7 +27,14 @@ def unit_suites() -> list[str]:
     ]
 
 
-ALONE = ("test_end_to_end", "test_load", "test_migration", "test_pulse_capture")
+ALONE = (
+    "test_end_to_end",
+    "test_hostile",
+    "test_load",
+    "test_migration",
+    "test_pulse_capture",
+    "test_storm",
+)
 
 
 def peer_suites() -> list[str]:

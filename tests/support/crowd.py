@@ -30,6 +30,9 @@ from protocols.rtp.extension import time_extension
 from protocols.rtp.protocol import RtpReceiver
 from protocols.rtp.reception import ReceptionStatistics
 
+SETTLE_S = 0.5
+"""After all have joined; what pauses there were until then, while they came, is not counted."""
+
 
 class Counter:
     """One listener."""
@@ -127,6 +130,11 @@ async def run(options: argparse.Namespace) -> None:
         signal.SIGTERM,
         lambda *_: reactor.callFromThread(lambda: last.active() and last.reset(0)),  # type: ignore[attr-defined]
     )
+    settled: Deferred[None] = Deferred()
+    reactor.callLater(SETTLE_S, settled.callback, None)  # type: ignore[attr-defined]
+    await settled
+    for one in counters:
+        one.gaps_ms.clear()
     print("ready", flush=True)
     await time_is_over
     figures = summary(counters)
