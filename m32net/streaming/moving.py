@@ -29,6 +29,7 @@ from m32net.streaming.migration import (
     TellMove,
     TellStay,
 )
+from m32net.streaming.rest import Rest
 from m32net.streaming.service import StreamingService
 from m32net.streaming.target import Facts, Introduction, OtherServer, find
 from protocols.control import messages
@@ -99,6 +100,7 @@ class MigrationService(Service):
         self._agent_for_peers = agent_for_peers
         self._succession = succession
         self._note_event = note_event
+        self._rest = Rest()
         self._target: OtherServer | None = None
         self._secure_port: int | None = None
         self._to_successor = False
@@ -149,7 +151,7 @@ class MigrationService(Service):
         self.core.begin(host, port, after_s=after_s, each_s=each_s)
         self._target, self._secure_port, self._to_successor = None, None, False
         try:
-            target, facts = await find(self.clock, host, port, self._agent, self._agent_for_peers)
+            target, facts = await self._find(host, port)
             if facts.introduction is not None:
                 self._secure_port = facts.introduction.https_port
             successor = self._successor_for(facts, f"{host}:{port}")
@@ -170,6 +172,18 @@ class MigrationService(Service):
             self._give_back()
             raise RefusedError("cancelled", "the migration was called off", 409)
         self._accepted()
+
+    async def _find(self, host: str, port: int) -> tuple[OtherServer, Facts]:
+        """:raises RefusedError: there is none, or it has not answered lately."""
+        address = f"{host}:{port}"
+        leave = self._rest.ask(address, self.seconds())
+        try:
+            found = await find(self.clock, host, port, self._agent, self._agent_for_peers)
+        except Exception as error:
+            self._rest.failed(address, leave, self.seconds(), error)
+            raise
+        self._rest.answered(address, leave)
+        return found
 
     def _successor_for(self, facts: Facts, label: str) -> OtherServer | None:
         """The successor, if what answers at the address is this very process.

@@ -124,6 +124,7 @@ class FakeApi:
         self.thresholds: Thresholds | None = None
         self.asked = 0
         self.posted: list[dict] = []
+        self.takes_none: Exception | None = None
         self.slow: Deferred | None = None
 
     def audio_meta(self) -> Deferred:
@@ -141,6 +142,8 @@ class FakeApi:
 
     def post_qos(self, body: dict) -> Deferred:
         self.posted.append(body)
+        if self.takes_none is not None:
+            return fail(self.takes_none)
         return succeed(b"{}")
 
 

@@ -7,6 +7,7 @@ from twisted.internet.error import ConnectionRefusedError
 
 from m32net.listener.life import Life
 from m32net.listener.link import Wishes
+from m32net.listener.server_api import ServerApiError
 from m32net.listener.session import SILENCE_S, ListenerError
 from m32net.listener.settings import ChannelMix, Mix
 from m32net.listener.thresholds import Thresholds
@@ -324,6 +325,27 @@ class QosTest(SessionCase):
         self.assertEqual((metrics["packets_received"], metrics["packets_expected"]), (990, 1000))
         self.assertApproximates(metrics["packet_loss_rate"], 0.01, 1e-6)
         self.assertEqual((metrics["jitter_ms"], metrics["latency_ms"]), (1.5, 8.0))
+        self.assertEqual(self.session.qos_posted, 3)
+
+    def run_for(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.receiver.packets += 200
+            self.clock.advance(1.0)
+
+    def test_a_server_that_takes_none(self) -> None:
+        """CON-22: after five refusals it is asked once a minute; nothing is missing afterwards."""
+        self.begin()
+        self.streaming()
+        self.api.takes_none = ServerApiError("status 404")
+        self.run_for(26)
+        self.assertEqual(len(self.api.posted), 5)
+        self.run_for(59)
+        self.assertEqual(len(self.api.posted), 5)
+        self.api.takes_none = None
+        self.run_for(2)
+        self.assertEqual((len(self.api.posted), self.session.qos_posted), (6, 1))
+        self.assertGreater(self.api.posted[-1]["metrics"]["packets_received"], 200 * 60)
+        self.run_for(10)
         self.assertEqual(self.session.qos_posted, 3)
 
     def test_not_without_a_connection(self) -> None:

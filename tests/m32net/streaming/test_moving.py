@@ -234,6 +234,29 @@ class MovingTest(MovingCase):
         self.moving = self.make(Broken(ValueError("garbage")), None)
         self.assertIn("does not answer", self.refused().message)
 
+    def test_left_alone_for_a_while(self) -> None:
+        """CON-22: five times in vain, then a minute's rest in which nobody is asked."""
+        broken = Broken(ConnectionRefusedError())
+        self.moving = self.make(broken, None)
+        for _ in range(5):
+            self.assertEqual(self.refused().code, "unreachable")
+        broken.error = AssertionError("asked while it was to rest")
+        self.clock.advance(59)
+        refusal = self.refused()
+        self.assertEqual((refusal.code, refusal.status), ("resting", 503))
+        self.assertIn("192.0.2.7:8080 has not answered 5 times", refusal.message)
+        self.assertIn("in 1 s", refusal.message)
+        self.clock.advance(1)
+        broken.error = ConnectionRefusedError()
+        self.assertEqual(self.refused().code, "unreachable", "one is let through")
+        self.assertEqual(self.refused().code, "resting")
+
+    def test_what_answers_no_is_not_left_alone(self) -> None:
+        """CON-22: a server that refuses with reasons is there."""
+        self.server.answers["/audio-meta"] = (404, {})
+        for _ in range(8):
+            self.assertEqual(self.refused().code, "no_server")
+
     def test_only_https(self) -> None:
         """CON-51: a new server whose port speaks TLS only is looked at by TLS."""
         self.moving = self.make(Broken(ValueError("garbage")), self.agents[1])
