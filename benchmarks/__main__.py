@@ -1,6 +1,6 @@
 """``python -m benchmarks``: every figure the product claims, measured on this machine.
 
-Four parts, in turn; each prints its tables with targets and verdicts.  ``docs/benchmarks.md``
+Six parts, in turn; each prints its tables with targets and verdicts.  ``docs/benchmarks.md``
 says what the figures are.
 """
 
@@ -23,6 +23,8 @@ PARTS = {
     "b": "listeners",
     "c": "packets",
     "d": "latency",
+    "e": "recovery",
+    "f": "traffic",
 }
 
 
@@ -33,7 +35,9 @@ class Options(usage.Options):
     longdesc = (
         "Parts: a (fanout), what a packet costs against a bare loop and GStreamer; b (listeners), "
         "a real server with 1 to 1,000 listeners; c (packets), packets a second for each layout "
-        "and codec; d (latency), from capture to the listener's output. "
+        "and codec; d (latency), from capture to the listener's output; e (recovery), how soon a "
+        "listener is served again after a cut, against the plain build; f (traffic), bytes of "
+        "JSON, against the same. "
         "All traffic is on loopback or in network namespaces."
     )
     optParameters: Final = [

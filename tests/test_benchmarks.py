@@ -154,7 +154,7 @@ class OptionsTest(unittest.TestCase):
         return options["parts"]
 
     def test_parts(self) -> None:
-        everything = ["fanout", "listeners", "packets", "latency"]
+        everything = ["fanout", "listeners", "packets", "latency", "recovery", "traffic"]
         self.assertEqual(self.parts(), everything)
         self.assertEqual(self.parts("--only", "d,a"), ["fanout", "latency"])
         self.assertEqual(self.parts("--only=packets"), ["packets"])
