@@ -8,6 +8,7 @@ and afterwards the server has the files and about the memory it had before.  Att
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import select
@@ -280,12 +281,12 @@ class HostileTest(unittest.TestCase):
             self.assertEqual(close_code(self.attacker.read_all(sock)), 1009)
             request = urllib.request.Request(
                 f"{self.server.url}/qos-metrics",
-                data=zlib.compress(bytes(64 * MIB)),
-                headers={"Content-Encoding": "deflate", "Content-Type": "application/json"},
+                data=gzip.compress(bytes(64 * MIB)),
+                headers={"Content-Encoding": "gzip", "Content-Type": "application/json"},
             )
             with self.assertRaises(urllib.error.HTTPError) as caught:
                 urllib.request.urlopen(request, timeout=10)
-            self.assertIn(caught.exception.code, (400, 413, 415))
+            self.assertEqual(caught.exception.code, 413)
 
     def test_garbage(self) -> None:
         """Invalid UTF-8, JSON nested a million deep, huge numbers, half surrogates, binary."""
