@@ -1,6 +1,8 @@
-"""CON-2, STR-5: a thousand listeners come, hear and go beside others, who notice nothing.
+"""CON-2, STR-5: a thousand listeners come, hear and go beside others, who lose nothing.
 
-The figures are printed and written to ``results/storm.json``.
+The figures are printed and written to ``results/storm.json``; the longest pause at the others is by
+the kernel's time stamps.  What is asserted of it must hold on any machine: that the event loop was
+never so late that it threw audio away.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class StormTest(unittest.TestCase):
         tally = self.storm(server, LIVES)
         wait_for(lambda: self.listeners(server) == 5, "all of the storm have left", 20)
         grown = self.memory(server) - memory
-        late = server.get("/metrics")
+        dropped = self.dropped(server)
         good.stop()
         heard = figures(good)
         wait_for(lambda: self.listeners(server) == 0, "everybody has left", 20)
@@ -63,7 +65,7 @@ class StormTest(unittest.TestCase):
         self.assertEqual((heard["lost"], heard["ended"]), (0, []))
         self.assertLess(heard["longest_gap_ms"], DROPPED_AFTER_MS)
         self.assertLess(grown, 16 * MIB)
-        self.assertIn("m32net_uptime_seconds", late)
+        self.assertEqual(dropped, 0)
         self.assertEqual(server.stop(), 0)
         self.assertNotIn("Traceback", server.text())
 
@@ -80,6 +82,13 @@ class StormTest(unittest.TestCase):
         self.assertTrue(lines, child.text()[-2000:])
         tally: dict[str, int] = json.loads(lines[-1])
         return tally
+
+    @staticmethod
+    def dropped(server: ServerProcess) -> float:
+        """Frames the event loop was too late for."""
+        lines = server.get("/metrics").splitlines()
+        (line,) = (one for one in lines if one.startswith("m32net_frames_dropped_total "))
+        return float(line.split()[1])
 
     @staticmethod
     def listeners(server: ServerProcess) -> int:
