@@ -265,7 +265,13 @@ class ITrust(Protocol):
 class IListeners(Protocol):
     """The registry of listeners, seen from the web and from metrics."""
 
-    def snapshot(self) -> Sequence[ListenerStatus]: ...
+    def snapshot(self) -> Sequence[ListenerStatus]:
+        """Everything of each listener; for a thousand of them it takes milliseconds."""
+        ...
+
+    def receptions(self) -> Sequence[tuple[str, QualityReport | None]]:
+        """Of each listener only its rating and its last report, which is quick."""
+        ...
 
     def count(self) -> int:
         """Listeners that are connected now, streaming or not."""

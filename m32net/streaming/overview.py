@@ -6,11 +6,15 @@ Reads only; :mod:`m32net.streaming.service` is asked and asks here.
 from __future__ import annotations
 
 from dataclasses import fields
+from operator import attrgetter
+from typing import Any, Final
 
 from m32net.interfaces import ControlQuality, Health, ListenerStatus
 from m32net.streaming.listeners import Listener
 from m32net.streaming.registry import Registry
 from m32net.streaming.transmission import Transmission
+
+_CONTROL: Final[Any] = attrgetter(*(one.name for one in fields(ControlQuality)))
 
 
 def status(one: Listener, transmission: Transmission, now: float) -> ListenerStatus:
@@ -43,8 +47,7 @@ def control_quality(link: object | None, now: float) -> ControlQuality | None:
     measure = getattr(link, "quality", None)
     if measure is None:
         return None
-    measured = measure(now)
-    return ControlQuality(*(getattr(measured, one.name) for one in fields(ControlQuality)))
+    return ControlQuality(*_CONTROL(measure(now)))
 
 
 def health(registry: Registry, transmission: Transmission, formats: int) -> Health:

@@ -71,6 +71,7 @@ class Reception:
 
     limits: Limits = field(default_factory=Limits)
     latest: QualityReport | None = None
+    _rating: Rating = "unknown"
     _known_at: dict[str, float] = field(default_factory=dict)
     _warned_at: float | None = None
 
@@ -93,7 +94,8 @@ class Reception:
             }
             merged = replace(self.latest, **{**stale, **known})
         self.latest = merged
-        if rate(merged, self.limits) != "poor":
+        self._rating = rate(merged, self.limits)
+        if self._rating != "poor":
             return None
         if self._warned_at is not None and report.at - self._warned_at < WARNING_INTERVAL_S:
             return None
@@ -101,4 +103,5 @@ class Reception:
         return complaint(merged, self.limits)
 
     def rating(self) -> Rating:
-        return rate(self.latest, self.limits)
+        """Of the latest report; judged when that came, because many ask."""
+        return self._rating

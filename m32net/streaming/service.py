@@ -250,6 +250,9 @@ class StreamingService(Service):
         now = self.seconds()
         return [overview.status(one, self.transmission, now) for one in self.registry]
 
+    def receptions(self) -> Sequence[tuple[str, QualityReport | None]]:
+        return [(one.reception.rating(), one.reception.latest) for one in self.registry]
+
     def health(self) -> Health:
         return overview.health(self.registry, self.transmission, len(self._demand))
 

@@ -24,6 +24,7 @@ from m32net.web.headers import set_headers
 from m32net.web.migration import MigrationRoutes
 from m32net.web.moved import moved_answer, moves
 from m32net.web.pages import PageRoutes, description, static_files
+from m32net.web.public import FreshSummary
 from m32net.web.trust import TrustRoutes
 
 
@@ -40,6 +41,7 @@ class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, MigrationRoutes, PageRo
     :param hsts: whether browsers are bound to https; see :func:`m32net.web.headers.hsts_fits`.
     :param in_thread: runs a blocking callable elsewhere and gives a Deferred of its result.
     :param wall: Unix time in seconds.
+    :param seconds: a steady clock.
     """
 
     app = app
@@ -60,6 +62,7 @@ class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, MigrationRoutes, PageRo
         hsts: bool = False,
         in_thread: Callable[..., Deferred[Any]] = deferToThread,
         wall: Callable[[], float] = time.time,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self.status = status
         self.listeners = listeners
@@ -74,6 +77,7 @@ class WebApi(AdminRoutes, TrustRoutes, ConnectionRoutes, MigrationRoutes, PageRo
         self.hsts = hsts
         self.long = LongAnswers(in_thread)
         self.wall = wall
+        self.reception = FreshSummary(listeners, seconds)
         self.files = static_files()
         description(status.version)  # 15 ms of CPU, now rather than while audio flows
 

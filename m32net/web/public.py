@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.web.server import Request
@@ -15,7 +16,6 @@ from m32net.interfaces import (
     Health,
     IListeners,
     IServerStatus,
-    ListenerStatus,
     QualityReport,
     RefusedError,
 )
@@ -47,6 +47,8 @@ from m32net.web.bodies import (
 )
 
 _WORST_LAST: Final[tuple[State, ...]] = ("healthy", "degraded", "unhealthy")
+FRESH_S: Final = 1.0
+"""How old the summary of all listeners may be.  They all ask for it when something changes."""
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -59,6 +61,7 @@ class PublicRoutes:
     auth: Auth
     metrics: Callable[[], Deferred[bytes]]
     long: LongAnswers
+    reception: FreshSummary
     wall: Callable[[], float] = staticmethod(time.time)
 
     def admin(self, request: Request) -> str:
@@ -87,7 +90,7 @@ class PublicRoutes:
                 rtp=RtpInfo(status.rtp_port),
                 ws="/ws",
                 listeners=self.listeners.count(),
-                quality=summary(self.listeners.snapshot()),
+                quality=self.reception(),
                 pin=bool(self.settings.settings.listener_pin),
             ),
         )
@@ -187,24 +190,38 @@ def known_state(health: Health) -> Health:
     return health if health.state in _WORST_LAST else replace(health, state="unhealthy")
 
 
-def summary(statuses: Iterable[ListenerStatus]) -> QualitySummary:
-    """How all listeners together fare."""
-    everybody = list(statuses)
-    reports = [one.quality for one in everybody if one.quality is not None]
+class FreshSummary:
+    """How all listeners together fare; made anew when it is older than :data:`FRESH_S`.
 
-    def mean(field: str) -> float | None:
-        values: list[Any] = [getattr(report, field) for report in reports]
+    :param seconds: a steady clock.
+    """
+
+    def __init__(self, listeners: IListeners, seconds: Callable[[], float]) -> None:
+        self._listeners = listeners
+        self._seconds = seconds
+        self._made: tuple[float, QualitySummary] | None = None
+
+    def __call__(self) -> QualitySummary:
+        now = self._seconds()
+        if self._made is None or now - self._made[0] >= FRESH_S:
+            self._made = now, summary(self._listeners.receptions())
+        return self._made[1]
+
+
+def summary(receptions: Sequence[tuple[str, QualityReport | None]]) -> QualitySummary:
+    """How all listeners together fare, from their ratings and last reports."""
+    reports = [report for _, report in receptions if report is not None]
+
+    def mean(values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return round(fmean(known), 6) if known else None
 
-    def rated(*ratings: str) -> int:
-        return sum(one.rating in ratings for one in everybody)
-
-    named = {rating: rated(rating) for rating in ("good", "fair", "poor")}
+    rated = Counter(rating for rating, _ in receptions)
+    named = {rating: rated[rating] for rating in ("good", "fair", "poor")}
     return QualitySummary(
         **named,
-        unknown=len(everybody) - sum(named.values()),
-        loss=mean("loss"),
-        jitter_ms=mean("jitter_ms"),
-        latency_ms=mean("latency_ms"),
+        unknown=len(receptions) - sum(named.values()),
+        loss=mean([report.loss for report in reports]),
+        jitter_ms=mean([report.jitter_ms for report in reports]),
+        latency_ms=mean([report.latency_ms for report in reports]),
     )

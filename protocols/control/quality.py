@@ -5,9 +5,9 @@ Counting and arithmetic only; who counts is in :mod:`protocols.control.liveness`
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
-from statistics import median
 from typing import Final
 
 REMEMBERED: Final = 100
@@ -41,25 +41,42 @@ class ControlQuality:
 
 
 class RoundTrips:
-    """The last :data:`REMEMBERED` round trips, and how many questions had no answer in time."""
+    """The last :data:`REMEMBERED` round trips, and how many questions had no answer in time.
 
-    __slots__ = ("_answered", "_times")
+    Kept in order and counted as they come, about one in 30 s: they are read much more often, of
+    all listeners in one go.
+    """
+
+    __slots__ = ("_answered", "_lost", "_sorted", "_times")
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=REMEMBERED)
+        self._sorted: list[float] = []
         self._answered: deque[bool] = deque(maxlen=REMEMBERED)
+        self._lost = 0
 
     def took(self, milliseconds: float) -> None:
         """An answer came so long after its question."""
-        self._times.append(max(0.0, milliseconds))
+        if len(self._times) == REMEMBERED:
+            del self._sorted[bisect_left(self._sorted, self._times[0])]
+        time = max(0.0, milliseconds)
+        self._times.append(time)
+        insort(self._sorted, time)
 
     def settle(self, *, answered: bool) -> None:
         """Whether a question was answered in time is known now."""
+        if len(self._answered) == REMEMBERED:
+            self._lost -= not self._answered[0]
         self._answered.append(answered)
+        self._lost += not answered
 
     @property
     def median_ms(self) -> float | None:
-        return median(self._times) if self._times else None
+        times = self._sorted
+        if not times:
+            return None
+        middle = len(times) // 2
+        return times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2
 
     @property
     def last_ms(self) -> float | None:
@@ -70,7 +87,7 @@ class RoundTrips:
         """0..1; None while nothing is known."""
         if not self._answered:
             return None
-        return self._answered.count(False) / len(self._answered)
+        return self._lost / len(self._answered)
 
 
 @dataclass(slots=True)

@@ -63,6 +63,9 @@ class FakeListeners:
     def snapshot(self) -> Sequence[ListenerStatus]:
         return self.statuses
 
+    def receptions(self) -> Sequence[tuple[str, QualityReport | None]]:
+        return [(one.rating, one.quality) for one in self.statuses]
+
     def count(self) -> int:
         return len(self.statuses)
 

@@ -85,6 +85,7 @@ class WebCase(unittest.SynchronousTestCase):
             trust=self.trust,
             in_thread=maybeDeferred,
             wall=lambda: NOW,
+            seconds=self.clock.seconds,
         )
         self.control = Data(b"the control session", "text/plain")  # type: ignore[no-untyped-call]
         self.root: Resource = self.api.root(self.control)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from m32net.interfaces import Health, QualityReport, RefusedError
 from m32net.settings import AudioConfigChange, ChannelChange, Thresholds
+from m32net.web.public import FRESH_S
 from tests.m32net.web.case import NOW, WebCase
 from tests.support.rooms import listener_status
 
@@ -78,6 +79,30 @@ class AudioMeta(WebCase):
             (quality["poor"], quality["unknown"], quality["loss"], quality["jitter_ms"]),
             (1, 1, 0.5, None),
         )
+
+    def test_a_thousand_ask_at_once(self) -> None:
+        """CON-2: how all fare is found once a second, and from ratings and reports alone."""
+        looked: list[object] = []
+        receptions = self.listeners.receptions
+
+        def counting() -> Any:
+            looked.append(None)
+            return receptions()
+
+        def everything() -> Any:
+            raise AssertionError("a look at each listener's everything")
+
+        self.listeners.receptions = counting  # type: ignore[method-assign]
+        self.listeners.snapshot = everything  # type: ignore[method-assign]
+        for _ in range(10):
+            self.assertEqual(self.get("/audio-meta").json["quality"]["poor"], 0)
+        self.assertEqual(len(looked), 1)
+        self.listeners.statuses = [listener_status(rating="poor")]
+        self.clock.advance(FRESH_S - 0.01)
+        self.assertEqual(self.get("/audio-meta").json["quality"]["poor"], 0)
+        self.clock.advance(0.01)
+        self.assertEqual(self.get("/audio-meta").json["quality"]["poor"], 1)
+        self.assertEqual(len(looked), 2)
 
 
 class RequestAudio(WebCase):
@@ -271,7 +296,7 @@ class Failing(WebCase):
         def broken() -> Any:
             raise ZeroDivisionError("secret of ours")
 
-        self.listeners.snapshot = broken  # type: ignore[method-assign]
+        self.listeners.receptions = broken  # type: ignore[method-assign]
         answer = self.get("/audio-meta")
         self.assertEqual((answer.status, answer.code), (500, "internal_error"))
         self.assertNotIn(b"secret", answer.body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,6 +112,36 @@ class RoundTripTests(unittest.TestCase):
         self.assertEqual(trips.median_ms, 99.5)
         self.assertEqual(trips.last_ms, 149)
         self.assertEqual(trips.loss, 0.25)
+
+    @given(st.lists(st.tuples(st.floats(-1, 1e6), st.booleans()), max_size=250))
+    def test_kept_in_order_as_they_come(self, trips):
+        """CON-13: what is kept up to date is what the last 100 say."""
+        kept = RoundTrips()
+        for time, answered in trips:
+            kept.took(time)
+            kept.settle(answered=answered)
+            self.assertLessEqual(len(kept._sorted), 100)
+        times = [max(0.0, time) for time, _ in trips][-100:]
+        lost = [not answered for _, answered in trips][-100:]
+        self.assertEqual(kept.median_ms, statistics.median(times) if times else None)
+        self.assertEqual(kept.loss, sum(lost) / len(lost) if lost else None)
+
+    def test_reading_does_not_sort(self):
+        """CON-2: a thousand listeners are looked at in one go, each with 100 round trips."""
+        compared = []
+
+        class Counted(float):
+            def __lt__(self, other):
+                compared.append(None)
+                return float(self) < float(other)
+
+        trips = RoundTrips()
+        for number in range(100):
+            trips.took(Counted(number * 37 % 100))
+        self.assertLess(len(compared), 800, "log2(100) for each")
+        compared.clear()
+        self.assertEqual(trips.median_ms, 49.5)
+        self.assertEqual(compared, [])
 
     def test_unanswered_before_the_next(self):
         """CON-13."""
