@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 
 import segno
 
 
+@lru_cache(maxsize=16)
 def qr_svg(url: str) -> bytes:
     """A QR code of ``url`` as a stand-alone SVG document, black on white with its quiet zone.
 

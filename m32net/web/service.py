@@ -103,7 +103,7 @@ class WebService(Service):
             on_block=self._blocked,
             between=between,
         )
-        self.site = BoundedSite(root, reactor, deadlines)
+        self.site = BoundedSite(root, reactor, deadlines, between)
         self.factory = GuardedFactory(self.site, self.guard)
         self.ports: list[IListeningPort] = []
         self.tls_ports: list[IListeningPort] = []
@@ -154,6 +154,7 @@ class WebService(Service):
             'http_connections_refused_total{reason="blocked"}': counts[Verdict.BLOCKED],
             "http_connections_untold_total": guard.untold,
             "http_requests_late_total": self.site.late,
+            'http_requests_refused_total{status="429"}': self.site.refused[429],
             "http_addresses_blocked": len(self.blocked()),
             "http_addresses_blocked_total": guard.admission.blocks,
             "http_bytes_received_total": guard.bytes_received,

@@ -1,13 +1,17 @@
 """The HTTP side of a connection: bounded bodies, and requests that must be complete in time.
 
 A client that dribbles its request, or says nothing, holds a place only for as long as
-:class:`Deadlines` says, TLS handshake included.  Once a request is complete, its answer and what
-becomes of the connection, such as a WebSocket, are under no deadline of this module.
+:class:`Deadlines` says, TLS handshake included.  One that sends many at once has one of them
+answered in a turn of the event loop, so that audio is sent between them.  Once a request is
+complete, its answer and what becomes of the connection, such as a WebSocket, are under no deadline
+of this module.
 """
 
 from __future__ import annotations
 
 import enum
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,9 +28,14 @@ from twisted.web.server import Request, Site
 from m32net.log import RoomLog
 from m32net.web.answers import JSON, MAX_BODY
 from m32net.web.bodies import ErrorBody, ErrorDetail
+from protocols.control.limits import TokenBucket
 
 GRACE_BYTES: Final = 8 * MAX_BODY
 """Of a body too large: read and dropped up to here, so that the client gets to see the answer."""
+REQUESTS_PER_S: Final = 50.0
+"""Of one connection, sustained; the engineer's page asks for some three a second."""
+REQUEST_BURST: Final = 200.0
+"""At once, on top of that: a page with all it loads has some twenty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,10 @@ class Phase(enum.Enum):
 
 
 class BoundedChannel(HTTPChannel):
-    """HTTP/1.1 whose requests have a deadline.
+    """HTTP/1.1 whose requests have a deadline, and of which one is answered in a turn of the loop.
+
+    What has come of the requests behind it, at most what the transport reads at a time, waits
+    (``paused``), and nothing more is read meanwhile.
 
     :ivar phase: what it is doing.
     """
@@ -122,17 +134,25 @@ class BoundedChannel(HTTPChannel):
     phase = Phase.SILENT
     site: BoundedSite
     _deadline: Any = None
+    _next: Any = None
+    _rate: TokenBucket
 
     def connectionMade(self) -> None:
         super().connectionMade()  # type: ignore[no-untyped-call]
+        self._rate = TokenBucket(REQUESTS_PER_S, REQUEST_BURST, self.site.seconds())
         self._within(self.site.deadlines.first_byte_s)
 
     def dataReceived(self, data: bytes) -> None:
+        if self.phase is Phase.CLOSING:
+            return
         if self.phase in {Phase.SILENT, Phase.IDLE}:
             self._read()
         super().dataReceived(data)  # type: ignore[no-untyped-call]
 
     def allContentReceived(self) -> None:
+        if not self._rate.take(1, self.site.seconds()):
+            self._too_fast()
+            return
         self.phase = Phase.ANSWERING
         # A WebSocket takes the transport with it: nobody would tell when it has gone.
         if not self.requests[-1].requestHeaders.hasHeader(b"Upgrade"):
@@ -142,11 +162,50 @@ class BoundedChannel(HTTPChannel):
 
     def requestDone(self, request: HttpRequest) -> None:
         self.phase = Phase.IDLE
+        self.paused = True
         self.site.answered(self)
-        super().requestDone(request)  # type: ignore[no-untyped-call]
         # What had already come of the next request counts from now on.
-        if self.phase is Phase.IDLE and (self.requests or self._buffer):
+        super().requestDone(request)  # type: ignore[no-untyped-call]
+        if self.phase is Phase.CLOSING:
+            return
+        if self._buffer:
+            self._networkProducer.pauseProducing()
             self._read()
+        self._soon()
+
+    def _soon(self) -> None:
+        if self._next is None:
+            self._next = self.callLater(0, self._go_on)  # type: ignore[no-untyped-call]
+
+    def _go_on(self) -> None:
+        """The next request, in a turn of its own; not before its predecessor's answer is taken."""
+        self._next = None
+        if self._waitingForTransport:
+            self.phase = Phase.IDLE
+            self._within(None)
+            return
+        self.paused = False
+        if self._buffer:
+            self.dataReceived(b"")
+        if not self.paused and self.phase is not Phase.CLOSING and self.transport is not None:
+            self._networkProducer.resumeProducing()
+        self.site.between()
+
+    def resumeProducing(self) -> None:
+        """The client has taken what it was sent."""
+        super().resumeProducing()  # type: ignore[no-untyped-call]
+        if self.paused and self.phase is not Phase.CLOSING:
+            if self._buffer:
+                self._networkProducer.pauseProducing()
+            self._soon()
+
+    def _too_fast(self) -> None:
+        self.paused = True
+        self.site.refused[429] += 1
+        message = f"more than {REQUESTS_PER_S:g} requests a second on one connection"
+        assert self.transport is not None
+        self.transport.write(raw_error(b"429 Too Many Requests", "too_many_requests", message, 1))
+        self._close(min(5.0, self.site.deadlines.closing_s))
 
     def timeoutConnection(self) -> None:
         """Between requests for too long; said in the log by nobody, since it is ordinary."""
@@ -159,13 +218,21 @@ class BoundedChannel(HTTPChannel):
     def _close(self, within_s: float) -> None:
         self.phase = Phase.CLOSING
         self._within(within_s)
+        self._stay()
         super().loseConnection()  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.phase = Phase.CLOSING
         self.site.answered(self)
         self._within(None)
+        self._stay()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+    def _stay(self) -> None:
+        """No further request is wanted."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
 
     def _read(self) -> None:
         self.phase = Phase.READING
@@ -195,7 +262,9 @@ class BoundedChannel(HTTPChannel):
 class BoundedSite(Site):
     """The site: bounded bodies and times, and requests in the log at level debug only.
 
+    :param between: called after each request that has waited for its turn, for what is urgent.
     :ivar late: connections ended because a request did not come in time.
+    :ivar refused: requests that were too fast for their connection (429).
     :ivar answering: connections whose request has come and waits for its answer.
     """
 
@@ -204,10 +273,17 @@ class BoundedSite(Site):
     _log = RoomLog(namespace="m32net.web")
 
     def __init__(
-        self, root: IResource, clock: IReactorTime, deadlines: Deadlines | None = None
+        self,
+        root: IResource,
+        clock: IReactorTime,
+        deadlines: Deadlines | None = None,
+        between: Callable[[], object] = lambda: None,
     ) -> None:
         self.deadlines = deadlines or Deadlines()
+        self.between = between
+        self.seconds = clock.seconds
         self.late = 0
+        self.refused: Counter[int] = Counter()
         self.answering: set[BoundedChannel] = set()
         self._clock = clock
         self._waiting: list[Deferred[None]] = []

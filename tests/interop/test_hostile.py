@@ -122,6 +122,7 @@ class HostileTest(unittest.TestCase):
         wait_for(lambda: is_ready(good), "the others stream")
         begin = time.monotonic()
         files, memory = self.files(), self.memory()
+        dropped = self.metric("m32net_frames_dropped_total")
         yield good
         self.attacker.close()
         health = self.server.get("/health")
@@ -130,8 +131,10 @@ class HostileTest(unittest.TestCase):
         self.assertLess(self.memory() - memory, 48 * MIB)
         elapsed = time.monotonic() - begin
         self.assertTrue(good.running(), "the attack took longer than the others listened")
+        self.assertEqual(self.metric("m32net_frames_dropped_total"), dropped)
         good.stop()
         heard = figures(good)
+        print(f"\n  longest gap of the others: {heard['longest_gap_ms']:.0f} ms", end="")
         self.assertEqual((heard["lost"], heard["ended"]), (0, []))
         self.assertGreater(heard["expected"], LISTENERS * 2 * 200 * (elapsed - 1) * 0.9)
         self.assertEqual(self.server.stop(), 0)
@@ -220,6 +223,25 @@ class HostileTest(unittest.TestCase):
                         alive.discard(sock)
                 time.sleep(0.25)
             self.assertEqual(alive, set(), "a dripping request was kept for over 40 s")
+
+    def test_pipelined(self) -> None:
+        """CON-2: hundreds of requests in one segment are answered between frames, and too many
+        are refused; audio has no gap that a listener would hear."""
+        requests = b"GET /qr.svg HTTP/1.1\r\nHost: x\r\n\r\n" * 400
+        with self.others_listen() as good:
+            for _ in range(3):
+                sock = self.attacker.connect()
+                sock.sendall(requests)
+                answers = self.attacker.read_all(sock, 60)
+                self.assertGreater(answers.count(b"HTTP/1.1 200 "), 150)
+                self.assertEqual(answers.count(b"HTTP/1.1 429 "), 1)
+            page = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 150
+            deaf = [self.attacker.connect() for _ in range(6)]
+            for sock in deaf:  # who take no answers are not answered without end
+                sock.sendall(page)
+            time.sleep(1)
+            self.assertEqual(self.metric('m32net_http_requests_refused_total{status="429"}'), 3)
+        self.assertLess(figures(good)["longest_gap_ms"], 100)
 
     def test_half_open(self) -> None:
         """CON-1, CON-10: peers that vanish without a word are let go of."""

@@ -25,6 +25,13 @@ class Codes(unittest.SynchronousTestCase):
     def test_svg_depends_on_the_address(self) -> None:
         self.assertNotEqual(qr_svg(URL), qr_svg(URL + "x"))
 
+    def test_made_once(self) -> None:
+        """CON-2: who asks for it again and again costs no time; few are kept."""
+        self.assertIs(qr_svg(URL), qr_svg(URL))
+        for number in range(100):
+            qr_svg(f"{URL}{number}")
+        self.assertLessEqual(qr_svg.cache_info().currsize, 16)
+
     def test_terminal_shows_the_same_modules(self) -> None:
         """Read back from the half blocks: module for module the code of the address."""
         expected = segno.make(URL, error="l", micro=False).matrix

@@ -96,6 +96,7 @@ class Connected:
 
 class DeadlineCase(unittest.SynchronousTestCase):
     times = Deadlines()
+    make_clock: type[Clock] = Clock
 
     def setUp(self) -> None:
         self.opened: list[Connected] = []
@@ -105,7 +106,7 @@ class DeadlineCase(unittest.SynchronousTestCase):
     def begin(self) -> None:
         """Everything anew."""
         self.lose_all()
-        self.clock = Clock()
+        self.clock = self.make_clock()
         self.root = Root()
         self.site = BoundedSite(self.root, self.clock)
         guard = Guard(self.clock, AdmissionLimits(10**6, per_minute=10**6))
@@ -222,7 +223,9 @@ class Well(DeadlineCase):
     def test_pipelined(self) -> None:
         """CON-2: requests at once are answered in turn, and then it is idle, not late."""
         line = self.open()
-        self.assertEqual(line.feed(GET * 5).count(b"200 OK"), 5)
+        answers = line.feed(GET * 5).count(b"200 OK")
+        self.clock.advance(0)
+        self.assertEqual((answers, line.transport.value().count(b"200 OK")), (1, 5))
         channel = line.protocol.wrappedProtocol
         self.assertIs(channel.phase, Phase.IDLE)
         self.clock.advance(self.times.idle_s - 1)
@@ -279,6 +282,102 @@ class Well(DeadlineCase):
                 self.assertEqual(reading, channel._deadline is not None)
             self.clock.advance(gap)
         self.clock.advance(1)
+
+
+class Turns(Clock):
+    """Like a reactor, and unlike ``Clock``: what is to be called at once is called a turn later."""
+
+    def callLater(self, when: float, *what: Any, **named: Any) -> Any:
+        return super().callLater(max(when, 1e-6), *what, **named)
+
+    def turn(self) -> None:
+        self.advance(1e-6)
+
+
+class OneByOne(DeadlineCase):
+    """Requests that come together."""
+
+    make_clock = Turns
+    clock: Turns
+
+    def test_one_in_a_turn(self) -> None:
+        """CON-2: many at once: one is answered in a turn, urgent work comes between them, and
+        nothing more is read until all have been."""
+        between: list[int] = []
+        self.site.between = lambda: between.append(line.transport.value().count(b"200 OK"))
+        line = self.open()
+        line.protocol.dataReceived(GET * 20 + GET[:5])
+        for answered in range(1, 20):
+            self.assertEqual(line.transport.value().count(b"200 OK"), answered)
+            self.assertEqual(line.transport.producerState, "paused")
+            self.clock.turn()
+        self.clock.turn()
+        self.assertEqual(between, [*range(2, 21), 20])
+        self.assertEqual(line.transport.producerState, "producing")
+        self.assertIn(b"200 OK", line.feed(GET[5:]))
+
+    def test_behind_one_that_waits(self) -> None:
+        """CON-2: what has come behind an answer that took long is answered in turns, too."""
+        line = self.open()
+        line.protocol.dataReceived(b"GET /later HTTP/1.1\r\nHost: x\r\n\r\n" + GET * 3)
+        self.clock.turn()
+        self.root.waiting[0].finish()
+        for answered in range(1, 5):
+            self.assertEqual(line.transport.value().count(b"200 OK"), answered)
+            self.clock.turn()
+
+    def test_answers_that_nobody_takes(self) -> None:
+        """CON-21: who sends requests and takes no answers has no more of them answered."""
+        line = self.open()
+        line.protocol.dataReceived(GET * 3)
+        assert line.transport.producer is not None
+        line.transport.producer.pauseProducing()
+        for _ in range(5):
+            self.clock.advance(1)
+        self.assertEqual(line.transport.value().count(b"200 OK"), 1)
+        line.transport.producer.resumeProducing()
+        self.assertEqual(line.transport.producerState, "paused")
+        for _ in range(5):
+            self.clock.turn()
+        self.assertEqual(line.transport.value().count(b"200 OK"), 3)
+        self.assertEqual(line.transport.producerState, "producing")
+
+    def test_upgrade_behind_requests(self) -> None:
+        """CON-2: a WebSocket that is asked for behind other requests is opened in its turn."""
+        line = self.open()
+        line.protocol.dataReceived(GET * 2 + UPGRADE)
+        for _ in range(4):
+            self.clock.turn()
+        self.assertEqual(line.transport.value().count(b"200 OK"), 2)
+        self.assertIn(b"101 Switching", line.transport.value())
+        self.assertEqual(line.feed(TEXT), b"\x81\x05hello")
+        self.assertEqual(line.transport.producerState, "producing")
+
+    def test_gone_before_its_turn(self) -> None:
+        """CON-2: nothing is answered to who has left, and no timer is left (see lose_all)."""
+        line = self.open()
+        line.protocol.dataReceived(GET * 5)
+        self.lose_all()
+        self.clock.advance(1)
+        self.assertEqual(line.transport.value().count(b"200 OK"), 1)
+
+    def test_too_fast(self) -> None:
+        """CON-2: more than 200 requests at once, 50 a second beyond: 429, closed, counted."""
+        line = self.open()
+        line.protocol.dataReceived(GET * 300)
+        turns = 0
+        while not line.closing:
+            self.clock.turn()
+            turns += 1
+        answers = line.transport.value()
+        self.assertEqual((turns, answers.count(b" 200 OK")), (200, 200))
+        self.assertIn(b'"too_many_requests"', answers[answers.index(b"HTTP/1.1 429") :])
+        self.assertEqual(self.site.refused[429], 1)
+        self.assertEqual(line.feed(GET), b"")
+        line = self.open()
+        for _ in range(500):
+            self.assertIn(b"200 OK", line.feed(GET))
+            self.clock.advance(0.02)
 
 
 class UnderTls(DeadlineCase):
