@@ -7,17 +7,19 @@ listener.  How many may come in is the registry's own.
 from __future__ import annotations
 
 import hmac
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from m32net.interfaces import Arrival, RefusedError
-from protocols.control.limits import TokenBucket
+from protocols.attempts import Allowance, Attempts
 
 ATTEMPTS: Final = 5
 """Wrong PINs at once from one address; then one more every :data:`ATTEMPT_EVERY_S`."""
 ATTEMPT_EVERY_S: Final = 12.0
-MAX_ADDRESSES: Final = 4096
+ALL_ATTEMPTS: Final = Allowance(30, 3.0)
+"""Of all addresses together: one phone may have many.  Four digits then hold for eight hours."""
 MAX_ARRIVALS: Final = 10_000
 """Announced listeners kept at a time, as many as there may be listeners; the oldest go first."""
 ARRIVAL_S: Final = 2 * 3600.0
@@ -38,7 +40,7 @@ class Door:
         self.secure_port: int | None = None
         self.wrong_pins = 0
         self._pin = pin
-        self._tries: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._tries = Attempts(Allowance(ATTEMPTS, ATTEMPT_EVERY_S), ALL_ATTEMPTS)
         self._arrivals: OrderedDict[str, tuple[Arrival, float]] = OrderedDict()
 
     @property
@@ -90,16 +92,13 @@ class Door:
             return None
         if pin is None:
             return RefusedError("wrong_pin", "this server asks for a PIN; the engineer has it", 403)
-        bucket = self._tries.pop(host, None) or TokenBucket(1 / ATTEMPT_EVERY_S, ATTEMPTS, now)
-        self._tries[host] = bucket
-        while len(self._tries) > MAX_ADDRESSES:
-            self._tries.popitem(last=False)
-        if not bucket.take(1, now):
+        wait = self._tries.take(host, now)
+        if wait:
             self.wrong_pins += 1
-            message = f"too many wrong PINs; try again in {ATTEMPT_EVERY_S:g} s"
+            message = f"too many wrong PINs; try again in {math.ceil(wait)} s"
             return RefusedError("wrong_pin", message, 429)
         if hmac.compare_digest(wanted.encode(), pin.encode()):
-            del self._tries[host]
+            self._tries.was_right(host)
             return None
         self.wrong_pins += 1
         return RefusedError("wrong_pin", "that is not the PIN; the engineer has it", 403)

@@ -20,6 +20,7 @@ from werkzeug.exceptions import HTTPException
 from m32net.interfaces import RefusedError
 from m32net.settings import NotSavedError
 from m32net.web.bodies import ErrorBody, ErrorDetail
+from protocols.addresses import plain
 from protocols.compression import InflateError, gzip, inflate, worth_trying
 from protocols.control.origin import origin_allowed
 
@@ -283,7 +284,7 @@ def session_token(request: Request) -> str | None:
 def client_host(request: Request) -> str:
     """The address the request comes from, IPv4 without an IPv6 cloak."""
     host: Any = getattr(request.getClientAddress(), "host", "")  # type: ignore[no-untyped-call]
-    return str(host).removeprefix("::ffff:")
+    return plain(str(host))
 
 
 MAX_NUMBER: Final = 1e12

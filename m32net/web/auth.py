@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from twisted.python.failure import Failure
 from m32net.interfaces import RefusedError
 from m32net.log import RoomLog
 from m32net.settings import IUsers
+from protocols.attempts import Allowance, Attempts
 
 ADMIN: Final = "admin"
 LOCAL: Final = "local"
@@ -35,10 +37,10 @@ MAX_SESSIONS: Final = 100
 RECHECK_S: Final = 30.0
 """How long a session in use may outlive a password that ``m32net passwd`` has replaced; one that
 was not in use is good for one request."""
-ATTEMPTS: Final = 10
-"""Log-ins one address may try in :data:`ATTEMPTS_PERIOD_S`."""
-ATTEMPTS_PERIOD_S: Final = 60.0
-MAX_ADDRESSES: Final = 4096
+ATTEMPTS: Final = Allowance(10, 6.0)
+"""Log-ins one address may try."""
+ALL_ATTEMPTS: Final = Allowance(30, 2.0)
+"""Those of all addresses together that have not logged in before: one phone may have many."""
 MAX_WAITING: Final = 20
 """Log-ins that may wait for their hash; each takes a thread for some 20 ms and 19 MiB."""
 MIN_PASSWORD: Final = 8
@@ -82,36 +84,6 @@ class _Open:
     checked: float
 
 
-class AttemptLimit:
-    """A bucket of attempts per address, refilled evenly.
-
-    :param attempts: the bucket's size, and how many drip in per ``period_s``.
-    """
-
-    def __init__(
-        self, clock: IReactorTime, attempts: int = ATTEMPTS, period_s: float = ATTEMPTS_PERIOD_S
-    ) -> None:
-        self._clock = clock
-        self._attempts = attempts
-        self._rate = attempts / period_s
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, address: str) -> float:
-        """Use one attempt; returns 0, or the seconds until the next one is due."""
-        now = self._clock.seconds()
-        left, since = self._buckets.pop(address, (float(self._attempts), now))
-        left = min(self._attempts, left + (now - since) * self._rate)
-        wait = 0.0 if left >= 1 else (1 - left) / self._rate
-        self._buckets[address] = (left if wait else left - 1, now)
-        while len(self._buckets) > MAX_ADDRESSES:
-            self._buckets.popitem(last=False)
-        return wait
-
-    def forgive(self, address: str) -> None:
-        """Forget the attempts of an address that has proven itself."""
-        self._buckets.pop(address, None)
-
-
 class Auth:
     """Log-ins and their sessions.
 
@@ -137,7 +109,7 @@ class Auth:
         self._clock = clock
         self._in_thread = in_thread
         self._hasher = hasher or default_hasher()
-        self._limit = AttemptLimit(clock)
+        self._limit = Attempts(ATTEMPTS, ALL_ATTEMPTS)
         self._one_by_one = DeferredSemaphore(1)
         self._writing = DeferredLock()
         self._local = _digest(local_token) if local_token else None
@@ -219,11 +191,11 @@ class Auth:
 
         :raises RefusedError: it does not, or can't be tried now.
         """
-        wait = self._limit.take(host)
+        wait = self._limit.take(host, self._clock.seconds())
         if wait:
             self.refused["too_many_attempts"] += 1
             raise RefusedError(
-                "too_many_attempts", f"too many attempts; try again in {wait:.0f} s", 429
+                "too_many_attempts", f"too many attempts; try again in {math.ceil(wait)} s", 429
             )
         if len(self._one_by_one.waiting) >= MAX_WAITING:
             self.refused["busy"] += 1
@@ -237,7 +209,7 @@ class Auth:
             self.refused["wrong_password"] += 1
             self._log.warn("web: wrong password for {user!r} from {host}", user=user, host=host)
             raise RefusedError("wrong_password", "wrong user or password", 401)
-        self._limit.forgive(host)
+        self._limit.was_right(host)
         return stored
 
     def _matches(self, stored: str, password: str) -> bool:

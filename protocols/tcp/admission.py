@@ -11,14 +11,15 @@ import enum
 import ipaddress
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
+
+from protocols.addresses import LOCAL, address_key, networks, within
 
 WINDOW_S: Final = 60.0
 EXACT: Final = 60
 """Up to so many connections a minute each has its own time stamp; above, they share seconds."""
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Verdict(enum.Enum):
@@ -58,7 +59,7 @@ class AdmissionLimits:
     exempt: tuple[str, ...] = ()
     refusals: int = 20
     abuse_s: float = 300.0
-    single: tuple[str, ...] = ("fe80::/10", "fc00::/7")
+    single: tuple[str, ...] = LOCAL
     max_addresses: int = 4096
     max_blocked: int = 1024
 
@@ -95,8 +96,8 @@ class Admission:
         self.counts: dict[Verdict, int] = dict.fromkeys(Verdict, 0)
         self.blocks = 0
         self.forgotten = 0
-        self._exempt = _networks(limits.exempt)
-        self._single = _networks(limits.single)
+        self._exempt = networks(limits.exempt)
+        self._by_themselves = networks(limits.single) + self._exempt
         self._recent: OrderedDict[str, _Recent] = OrderedDict()
         self._blocked: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._expected: OrderedDict[str, float] = OrderedDict()
@@ -150,22 +151,8 @@ class Admission:
         return len(self._recent) + len(self._blocked) + len(self._expected)
 
     def key(self, host: str) -> str:
-        """What counts as one for ``host``: an IPv4 address, or the /64 of an IPv6 address.
-
-        IPv4 in IPv6 (``::ffff:192.0.2.1``) is IPv4.  What is no address at all counts as itself.
-        """
-        host = host.partition("%")[0][:64]
-        if ":" not in host:
-            return host
-        try:
-            address = ipaddress.IPv6Address(host)
-        except ValueError:
-            return host
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        if any(address in network for network in self._single) or _within(address, self._exempt):
-            return str(address)
-        return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+        """What counts as one for ``host``; exempt addresses count by themselves."""
+        return address_key(host, self._by_themselves)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -196,7 +183,7 @@ class Admission:
             address = ipaddress.ip_address(key.partition("/")[0])
         except ValueError:
             return False
-        return _within(address, self._exempt)
+        return within(address, self._exempt)
 
     def _remember(self, key: str, now: float) -> _Recent:
         """The record of an address, up to date, and the newest in the table."""
@@ -256,14 +243,3 @@ class Admission:
             if now < until:
                 return
             del self._blocked[address]
-
-
-def _networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """:raises ValueError: a text is no address or network."""
-    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
-
-
-def _within(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Iterable[Network]
-) -> bool:
-    return any(address in network for network in networks)

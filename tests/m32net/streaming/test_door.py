@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from twisted.trial import unittest
 
 from m32net.interfaces import Arrival, ControlQuality, QualityReport, RefusedError
-from m32net.streaming.door import ARRIVAL_S, ATTEMPT_EVERY_S, ATTEMPTS, MAX_ARRIVALS, Door
+from m32net.streaming.door import (
+    ALL_ATTEMPTS,
+    ARRIVAL_S,
+    ATTEMPT_EVERY_S,
+    ATTEMPTS,
+    MAX_ARRIVALS,
+    Door,
+)
 from m32net.streaming.listeners import Departed, Refused, SentAway, StreamsStarted, Welcomed
 from m32net.streaming.negotiation import AudioOffer
 from m32net.streaming.registry import Limits, Registry
@@ -93,12 +100,30 @@ class PinTest(unittest.TestCase):
         self.assertFalse(self.registry.door.guarded)
         self.assertIsInstance(hello(self.registry, "a")[0], Welcomed)
 
-    def test_bounded(self) -> None:
-        """Guessing from many addresses fills no memory."""
-        door = Door(lambda: "1")
-        for number in range(5000):
-            door.try_pin(f"10.0.{number // 256}.{number % 256}", "2", 0.0)
-        self.assertLessEqual(len(door._tries), 4096)
+    def test_guessing_from_many_addresses(self) -> None:
+        """CON-30: a phone's addresses are one, or are limited together; who knew the PIN before
+        is not kept out by it."""
+        door = Door(lambda: "4711")
+        self.assertIsNone(door.try_pin("fe80::1", "4711", 0.0))
+        for host in ("2001:db8::%x", "10.0.0.%d", "fe80::2:%x"):
+            for number in range(1, 50):
+                door.try_pin(host % number, "0", 0.0)
+        refused = door.try_pin("10.0.1.1", "4711", 0.0)
+        assert refused is not None
+        self.assertEqual(refused.status, 429)
+        self.assertIsNone(door.try_pin("fe80::1", "4711", 0.0))
+        self.assertIsNone(door.try_pin("10.0.1.1", "4711", ALL_ATTEMPTS.every_s))
+
+    def test_one_of_many(self) -> None:
+        """CON-30: a /64 has the attempts of one address, IPv4 however it is written."""
+        for hosts in ("2001:db8::%x", "::ffff:10.0.0.1"):
+            door = Door(lambda: "4711")
+            names = [hosts % number if "%" in hosts else hosts for number in range(ATTEMPTS)]
+            for host in [*names[1:], names[0].removeprefix("::ffff:")]:
+                door.try_pin(host, "0", 0.0)
+            refused = door.try_pin("2001:db8::abcd" if "%" in hosts else "10.0.0.1", "4711", 0.0)
+            assert refused is not None
+            self.assertEqual(refused.status, 429)
 
     @given(st.text(max_size=16))
     def test_any_text(self, pin: str) -> None:

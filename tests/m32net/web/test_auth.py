@@ -12,7 +12,7 @@ from twisted.trial import unittest
 
 from m32net.interfaces import RefusedError
 from m32net.web import auth
-from m32net.web.auth import RECHECK_S, AttemptLimit, Auth, default_hasher, new_password
+from m32net.web.auth import RECHECK_S, Auth, default_hasher, new_password
 from tests.m32net.web.case import quick_hasher
 
 
@@ -281,12 +281,18 @@ class Attempts(AuthCase):
         self.login(self.password)
         self.assertEqual(self.refusal("x").status, 401)
 
-    def test_bounded_table(self) -> None:
-        self.patch(auth, "MAX_ADDRESSES", 5)
-        limit = AttemptLimit(self.clock)
-        for i in range(20):
-            limit.take(str(i))
-        self.assertEqual(len(limit._buckets), 5)
+    def test_many_addresses(self) -> None:
+        """CON-30: those of one /64 are one, many others are limited together; who has logged in
+        before may do so again."""
+        self.login(self.password, host="2001:db8:1::1")
+        tries = [self.refusal("x", host=f"2001:db8:2::{n:x}").status for n in range(1, 20)]
+        self.assertEqual(tries, [401] * 10 + [429] * 9)
+        tries = [self.refusal("x", host=f"10.0.0.{n}").status for n in range(40)]
+        self.assertEqual(tries, [401] * 20 + [429] * 20)
+        self.assertEqual(self.refusal(self.password, host="10.1.1.1").status, 429)
+        self.login(self.password, host="2001:db8:1::2")
+        self.clock.advance(2)
+        self.login(self.password, host="10.1.1.1")
 
     def test_unknown_user_costs_the_same(self) -> None:
         """A hash is computed for a user that does not exist, too."""
