@@ -11,22 +11,18 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-import treq
 from msgspec import Meta, Struct
-from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError
 from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
-from twisted.web.iweb import IAgent, IBodyProducer
-from zope.interface import implementer
+from twisted.web.iweb import IAgent
 
+from m32net.asking import MAX_ANSWER, AnswerError, ask, words
 from m32net.interfaces import Arrival, RefusedError
 from protocols.control.messages import MAX_CHANNELS
 
 T = TypeVar("T")
 
-TIMEOUT_S: Final = 5.0
-MAX_ANSWER: Final = 1024 * 1024
 KEEP_S: Final = 15
 """An unused connection is kept so long: longer than between two looks."""
 BATCH: Final = 1000
@@ -97,28 +93,6 @@ def quiet_pool(reactor: Any) -> Any:
     return pool
 
 
-@implementer(IBodyProducer)
-class _Body:
-    """A request's body, small enough to be written in one go."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.length = len(data)
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self._data)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """All is written already."""
-
-    def resumeProducing(self) -> None:
-        """All is written already."""
-
-    def stopProducing(self) -> None:
-        """All is written already."""
-
-
 class OtherServer:
     """The server at one base address.
 
@@ -132,12 +106,10 @@ class OtherServer:
         self, clock: Any, agent: IAgent, base: str, label: str, token: str | None = None
     ) -> None:
         self._clock = clock
-        self._client = HTTPClient(agent, data_to_body_producer=_Body)
+        self._agent = agent
         self.base = base
         self._label = label
-        self._headers: dict[bytes | str, bytes | str] = {}
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
     async def look(self) -> Facts:
         """Whether it is an m32net that is well, and what it has.
@@ -170,6 +142,8 @@ class OtherServer:
         """Whether it is there and well, now."""
         try:
             status, _ = await self.call("GET", "/health")
+        except CancelledError:
+            raise
         except Exception:
             return False
         return status == 200
@@ -197,36 +171,19 @@ class OtherServer:
 
         :raises Exception: none came, or not in time.
         """
-        asking = Deferred.fromCoroutine(self._call(method, path, body))
-        return await asking.addTimeout(TIMEOUT_S, self._clock)
-
-    async def _call(self, method: str, path: str, body: object) -> tuple[int, bytes]:
-        more: dict[str, Any] = {}
-        headers = self._headers.copy()
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            more["data"] = msgspec.json.encode(body)
-        response: Any = await self._client.request(
-            method,
-            self.base + path,
-            headers=headers,
-            allow_redirects=False,
-            **more,
-        )
-        pieces: list[bytes] = []
-        size = 0
-
-        def collect(piece: bytes) -> None:
-            nonlocal size
-            size += len(piece)
-            if size <= MAX_ANSWER:
-                pieces.append(piece)
-
-        reading: Any = treq.collect(response, collect)
-        await reading
-        if size > MAX_ANSWER:
-            raise RefusedError("no_server", f"{self._label} answers {size} bytes", 409)
-        return response.code, b"".join(pieces)
+        try:
+            answer = await ask(
+                self._clock,
+                self._agent,
+                method,
+                self.base + path,
+                body=None if body is None else msgspec.json.encode(body),
+                headers=self._headers,
+                limit=MAX_ANSWER,
+            )
+        except AnswerError as error:
+            raise RefusedError("no_server", f"{self._label}: {error}", 409) from None
+        return answer.status, answer.body
 
     @staticmethod
     def _decoded(data: bytes, kind: type[T]) -> T | None:
@@ -247,21 +204,21 @@ async def find(
     plain = OtherServer(clock, agent, f"http://{host}:{port}", label)
     try:
         return plain, await plain.look()
-    except RefusedError:
+    except (RefusedError, CancelledError):
         raise
     except ConnectError as error:
         raise RefusedError("unreachable", f"{label} can't be reached: {error}", 409) from None
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        reason = words(error)
     if agent_for_peers is None:
         raise RefusedError("unreachable", f"{label} does not answer: {reason}", 409)
     secure = OtherServer(clock, agent_for_peers, f"https://{host}:{port}", label)
     try:
         return secure, await secure.look()
-    except RefusedError:
+    except (RefusedError, CancelledError):
         raise
     except Exception as error:
-        why = str(error) or type(error).__name__
+        why = words(error)
         raise RefusedError(
             "unreachable",
             f"{label} answers neither HTTP nor HTTPS that is trusted here ({why}); --peer-ca "
