@@ -14,12 +14,22 @@ from typing import Final, Literal
 
 from m32net.interfaces import MigrationStatus, Move, RefusedError
 
-State = Literal["idle", "checking", "moving", "done", "incomplete", "failed", "cancelled"]
+State = Literal[
+    "idle",
+    "checking",
+    "checking again",
+    "moving",
+    "done",
+    "incomplete",
+    "failed",
+    "cancelled",
+]
 Input = Literal["begin", "accept", "refuse", "all gone", "some stay", "cancel", "target lost"]
 
 TABLE: Final[Mapping[State, Mapping[Input, State]]] = {
     "idle": {"begin": "checking"},
     "checking": {"accept": "moving", "refuse": "failed", "cancel": "cancelled"},
+    "checking again": {"accept": "moving", "refuse": "failed", "cancel": "cancelled"},
     "moving": {
         "all gone": "done",
         "some stay": "incomplete",
@@ -28,20 +38,22 @@ TABLE: Final[Mapping[State, Mapping[Input, State]]] = {
     },
     "incomplete": {
         "all gone": "done",
-        "begin": "checking",
+        "begin": "checking again",
         "cancel": "cancelled",
         "target lost": "failed",
     },
-    "done": {"begin": "checking", "cancel": "cancelled", "target lost": "failed"},
+    "done": {"begin": "checking again", "cancel": "cancelled", "target lost": "failed"},
     "failed": {"begin": "checking"},
     "cancelled": {"begin": "checking"},
 }
 """State of a migration x input -> state.  What is not in the table is refused or ignored.
 
-Newcomers are sent to the new server in ``moving``, ``incomplete`` and ``done``.  ``incomplete``:
-some listeners were told, had their time, and are still here; they keep their streams, and those
-who move later still count.  ``failed``: the new server could not be used, or no longer answers;
-everybody who is here stays, and newcomers are taken again.
+Newcomers are sent to the new server in ``moving``, ``incomplete`` and ``done``, and in ``checking
+again`` to the one they were sent to before: a migration that follows one nobody has called off.
+To people that is ``checking``, too.  ``incomplete``: some listeners were told, had their time, and
+are still here; they keep their streams, and those who move later still count.  ``failed``: the new
+server could not be used, or no longer answers; everybody who is here stays, and newcomers are
+taken again.
 """
 
 MoveState = Literal["waiting", "told", "moved", "stayed", "left"]
@@ -74,8 +86,11 @@ MOVE_TABLE: Final[Mapping[MoveState, Mapping[MoveInput, MoveState]]] = {
 """
 
 OPEN: Final = frozenset({"waiting", "told"})
-AWAY: Final = frozenset({"moving", "incomplete", "done"})
+AWAY: Final = frozenset({"checking again", "moving", "incomplete", "done"})
 """States in which newcomers are sent to the new server."""
+CHECKING: Final = frozenset({"checking", "checking again"})
+WATCHED: Final = AWAY - CHECKING
+"""States in which the new server is looked at."""
 OVERDUE_S: Final = 15.0
 """After its time to move, until a listener counts as one that stays."""
 LOOK_EVERY_S: Final = 2.0
@@ -130,6 +145,11 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Take back from the successor what it was given: this server's place."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The migration has come to this state; for the engineer's log."""
 
@@ -137,7 +157,7 @@ class Ended:
     text: str
 
 
-Step = TellMove | TellStay | LookAtTarget | Closed | Opened | Ended
+Step = TellMove | TellStay | LookAtTarget | Closed | Opened | TakeBack | Ended
 
 
 @dataclass(slots=True)
@@ -150,7 +170,11 @@ class _Move:
 class Migration:
     """One server's migration; another may begin when one is over.
 
-    All times are seconds of one steady clock, given by the caller.
+    All times are seconds of one steady clock, given by the caller.  What a check finds is told with
+    the number that :meth:`begin` gave it: of a check that is over nothing counts any more.
+
+    :ivar given: a successor on this machine has this server's place, and is to keep it while
+        newcomers are away.
     """
 
     def __init__(self) -> None:
@@ -162,6 +186,9 @@ class Migration:
         self._moves: dict[str, _Move] = {}
         self._look_at: float | None = None
         self._misses = 0
+        self._check = 0
+        self._away: tuple[str, int] | None = None
+        self.given = False
         self._steps: deque[Step] = deque()
 
     # -- reading ---------------------------------------------------------------------------
@@ -173,11 +200,16 @@ class Migration:
 
     def status(self) -> MigrationStatus:
         moves = tuple(Move(key, one.name, one.state) for key, one in self._moves.items())
-        return MigrationStatus(self.state, self._host, self._port, self._reason, moves)
+        state = "checking" if self.state in CHECKING else self.state
+        return MigrationStatus(state, self._host, self._port, self._reason, moves)
 
     def target(self) -> tuple[str, int] | None:
         """Host and port of the server newcomers are sent to; None: they may stay."""
-        return (self._host, self._port) if self.state in AWAY else None
+        return self._away
+
+    def waits_for(self, check: int) -> bool:
+        """Whether what this check finds still counts."""
+        return self.state in CHECKING and check == self._check
 
     def next_timer(self) -> float | None:
         """When :meth:`handle_timer` has something to do next."""
@@ -188,15 +220,24 @@ class Migration:
 
     # -- the engineer ----------------------------------------------------------------------
 
-    def begin(self, host: str, port: int, *, after_s: float, each_s: float) -> None:
+    def begin(self, host: str, port: int, *, after_s: float, each_s: float) -> int:
         """Somebody wants everybody at ``host:port``.
 
-        :raises RefusedError: 409 while one is under way, 400 for times out of bounds.
+        :returns: the number of the check that is to be made now.
+        :raises RefusedError: 409 while one is under way, or while a successor has the place and
+            this is not its address; 400 for times out of bounds.
         """
         if not (0 <= after_s <= MAX_AFTER_S and 0 <= each_s <= MAX_EACH_S):
             raise RefusedError(
                 "invalid_value",
                 f"after_s is 0 to {MAX_AFTER_S:g} and each_s 0 to {MAX_EACH_S:g}",
+            )
+        if self.given and self.state in WATCHED and (host, port) != self._away:
+            raise RefusedError(
+                "given_way",
+                f"this server's successor has taken its place, at {self._host}:{self._port}; "
+                "DELETE /api/migration calls that off",
+                409,
             )
         if not self._take("begin"):
             raise RefusedError(
@@ -208,25 +249,39 @@ class Migration:
         self._host, self._port = host, port
         self._after_s, self._each_s = after_s, each_s
         self._reason = ""
-        self._moves = {}
         self._look_at = None
+        self._check += 1
+        if self.state == "checking":
+            self._moves = {}
+        return self._check
 
     def cancel(self, reason: str = "called off") -> None:
         """Everybody who is still here stays.
 
         :raises RefusedError: 409 if there is nothing to call off.
         """
-        was_away = self.state in AWAY
         if not self._take("cancel"):
             raise RefusedError("not_migrating", "no migration is under way", 409)
-        self._call_off(reason, was_away)
+        self._call_off(reason)
 
     # -- the new server --------------------------------------------------------------------
 
-    def accepted(self, people: Iterable[Present], now: float) -> None:
+    def gave_way(self, check: int) -> bool:
+        """A successor has this server's place, as this check wanted.
+
+        :returns: False if the check is over, and the place is to be taken back at once.
+        """
+        if not self.waits_for(check):
+            return False
+        self.given = True
+        return True
+
+    def accepted(self, check: int, people: Iterable[Present], now: float) -> None:
         """The new server is as it should be: tell everybody, one a little later than the other."""
-        if not self._take("accept"):
+        if not (self.waits_for(check) and self._take("accept")):
             return
+        self._away = (self._host, self._port)
+        self._moves = {}
         self._steps.append(Closed())
         self._misses = 0
         self._look_at = now + LOOK_EVERY_S
@@ -237,27 +292,26 @@ class Migration:
                 self._tell(one.client_id, now)
         self._settle()
 
-    def refused(self, reason: str) -> None:
-        """The new server can't be used; nobody has been told anything."""
-        if self._take("refuse"):
-            self._reason = reason
-            self._steps.append(Ended("failed", reason))
+    def refused(self, check: int, reason: str) -> None:
+        """The new server can't be used; who was told of another one before stays here."""
+        if self.waits_for(check) and self._take("refuse"):
+            self._call_off(reason)
 
     def looked(self, answers: bool, now: float) -> None:
         """The new server answers and is well, or not."""
-        if self.state not in AWAY:
+        if self.state not in WATCHED:
             return
         self._look_at = now + LOOK_EVERY_S
         self._misses = 0 if answers else self._misses + 1
         if self._misses >= MISSES and self._take("target lost"):
-            self._call_off(f"{self._host}:{self._port} no longer answers", True)
+            self._call_off(f"{self._host}:{self._port} no longer answers")
 
     # -- listeners -------------------------------------------------------------------------
 
     def came_back(self, client_id: str, now: float) -> None:
         """A listener of ours has a control connection again: it may not have heard."""
         one = self._moves.get(client_id)
-        if self.state in AWAY and one is not None and one.state in OPEN:
+        if self.state in WATCHED and one is not None and one.state in OPEN:
             self._tell(client_id, now)
 
     def departed(self, client_id: str, migrated: bool) -> None:
@@ -314,11 +368,15 @@ class Migration:
             text = f"{states.count('moved')} moved" + (f", {left} left" if left else "")
             self._steps.append(Ended(self.state, text))
 
-    def _call_off(self, reason: str, was_away: bool) -> None:
+    def _call_off(self, reason: str) -> None:
         self._reason = reason
         self._look_at = None
-        if was_away:
+        if self._away is not None:
+            self._away = None
             self._steps.append(Opened())
+        if self.given:
+            self.given = False
+            self._steps.append(TakeBack())
         for client_id, one in self._moves.items():
             here = one.state in {"told", "stayed"}
             self._step(one, "call off")

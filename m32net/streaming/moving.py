@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, fail
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.iweb import IAgent
 
+from m32net.asking import words
 from m32net.interfaces import Arrival, MigrationStatus, RefusedError
 from m32net.log import RoomLog
 from m32net.streaming.migration import (
@@ -26,15 +29,14 @@ from m32net.streaming.migration import (
     Opened,
     Present,
     Step,
+    TakeBack,
     TellMove,
     TellStay,
 )
 from m32net.streaming.rest import Rest
 from m32net.streaming.service import StreamingService
 from m32net.streaming.target import Facts, Introduction, OtherServer, find
-from protocols.control import messages
-
-STAY: Final = "migrationCancelled"
+from m32net.streaming.telling import Telling
 
 
 class ISuccession(Protocol):
@@ -101,17 +103,25 @@ class MigrationService(Service):
         self._succession = succession
         self._note_event = note_event
         self._rest = Rest()
-        self._target: OtherServer | None = None
+        self._target: OtherServer | None = None  # where newcomers are sent, and its TLS port
         self._secure_port: int | None = None
-        self._to_successor = False
+        self._successor: OtherServer | None = None  # who has our place, while the core says so
+        self._place = DeferredLock()  # giving and taking back, one after the other
+        self._beginning: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
+        self._telling = Telling(clock, streaming, self.core.target)
         streaming.on_welcome = self._welcomed
         streaming.on_departure = self._departed
 
     # -- IMigration ------------------------------------------------------------------------
 
     def begin(self, host: str, port: int, *, after_s: float, each_s: float) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._begin(host, port, after_s, each_s))
+        try:
+            check = self.core.begin(host, port, after_s=after_s, each_s=each_s)
+        except RefusedError as error:
+            return fail(error)
+        self._beginning = Deferred.fromCoroutine(self._begin(check, host, port))
+        return self._beginning
 
     def status(self) -> MigrationStatus:
         return self.core.status()
@@ -119,10 +129,12 @@ class MigrationService(Service):
     def cancel(self) -> None:
         self.core.cancel()
         self._carry_out()
+        if self._beginning is not None:
+            self._beginning.cancel()  # does nothing if it is over
 
     def moved_to(self, *, secure: bool = False) -> str | None:
         target = self.core.target()
-        if target is None or self._target is None or self._to_successor:
+        if target is None or self._target is None or self.core.given:
             return None
         if secure and self._secure_port is not None:
             return f"https://{target[0]}:{self._secure_port}"
@@ -147,31 +159,42 @@ class MigrationService(Service):
 
     # -- beginning -------------------------------------------------------------------------
 
-    async def _begin(self, host: str, port: int, after_s: float, each_s: float) -> None:
-        self.core.begin(host, port, after_s=after_s, each_s=each_s)
-        self._target, self._secure_port, self._to_successor = None, None, False
+    async def _begin(self, check: int, host: str, port: int) -> None:
         try:
-            target, facts = await self._find(host, port)
-            if facts.introduction is not None:
-                self._secure_port = facts.introduction.https_port
-            successor = self._successor_for(facts, f"{host}:{port}")
-            if successor is None:
-                self._check(facts)
-                await self._hand_over(host)
-                self._target = target
+            if self.core.given and self._successor is not None:
+                found = await self._announce_to(self._successor)  # whose address is ours
             else:
-                await self._make_way(successor)
+                found = await self._prepare(check, host, port)
+        except CancelledError:
+            self._refused(check, "whoever asked for it has gone")
+            raise RefusedError("cancelled", "the migration was called off", 409) from None
         except RefusedError as error:
-            self._refused(error.message)
+            self._refused(check, error.message)
             raise
         except Exception as error:
             self.log.failure("The migration could not begin")
-            self._refused(str(error) or type(error).__name__)
+            self._refused(check, words(error))
             raise RefusedError("failed", "this went wrong; the log says more", 503) from None
-        if self.core.state != "checking":  # called off meanwhile
-            self._give_back()
+        if not self.core.waits_for(check):
             raise RefusedError("cancelled", "the migration was called off", 409)
-        self._accepted()
+        self._accepted(check, *found)
+
+    async def _prepare(self, check: int, host: str, port: int) -> tuple[OtherServer, int | None]:
+        """See that the server is fit, and tell it who comes.
+
+        :returns: where newcomers are to be sent, and its port for TLS.
+        """
+        target, facts = await self._find(host, port)
+        successor = self._successor_for(facts, f"{host}:{port}")
+        if successor is not None:
+            found = await self._announce_to(successor)
+            await _unharmed(Deferred.fromCoroutine(self._give_place(check, successor)), self.log)
+            return found
+        self._check(facts)
+        secure_port = _secure_port(facts)
+        if secure_port is not None:
+            await self._hand_over(host, secure_port)
+        return target, secure_port
 
     async def _find(self, host: str, port: int) -> tuple[OtherServer, Facts]:
         """:raises RefusedError: there is none, or it has not answered lately."""
@@ -179,6 +202,9 @@ class MigrationService(Service):
         leave = self._rest.ask(address, self.seconds())
         try:
             found = await find(self.clock, host, port, self._agent, self._agent_for_peers)
+        except CancelledError:
+            self._rest.undecided(address, leave, self.seconds())
+            raise
         except Exception as error:
             self._rest.failed(address, leave, self.seconds(), error)
             raise
@@ -202,13 +228,23 @@ class MigrationService(Service):
             )
         return successor
 
-    async def _make_way(self, successor: OtherServer) -> None:
-        assert self._succession is not None
+    async def _announce_to(self, successor: OtherServer) -> tuple[OtherServer, int | None]:
         facts = await successor.look()
         self._check(facts)
         await successor.announce(self._arrivals())
-        await self._succession.give_way(successor)
-        self._target, self._to_successor = successor, True
+        return successor, _secure_port(facts)
+
+    async def _give_place(self, check: int, successor: OtherServer) -> None:
+        """Once begun it is brought to an end, though the check be over meanwhile."""
+        assert self._succession is not None
+        async with self._place:
+            if not self.core.waits_for(check):
+                return
+            await self._succession.give_way(successor)
+            if self.core.gave_way(check):
+                self._successor = successor
+            else:
+                await self._succession.return_(successor)
 
     def _check(self, facts: Facts) -> None:
         """:raises RefusedError: the listeners would not have there what they have here."""
@@ -226,38 +262,41 @@ class MigrationService(Service):
                 409,
             )
 
-    async def _hand_over(self, host: str) -> None:
+    async def _hand_over(self, host: str, port: int) -> None:
         """Where that is possible; else listeners come as new ones, which costs them nothing."""
-        port, arrivals = self._secure_port, self._arrivals()
-        if port is None or self._agent_for_peers is None or not arrivals:
+        arrivals = self._arrivals()
+        if self._agent_for_peers is None or not arrivals:
             return
         peer = OtherServer(
             self.clock, self._agent_for_peers, f"https://{host}:{port}", f"{host}:{port}"
         )
         try:
             await peer.announce(arrivals)
+        except CancelledError:
+            raise
         except Exception as error:
             self.log.warn(
                 "{host}:{port} takes the listeners as new ones, without their ids: {reason}",
                 host=host,
                 port=port,
-                reason=_words(error),
+                reason=words(error),
             )
 
     def _arrivals(self) -> list[Arrival]:
         here = self._streaming.registry
         return [Arrival(one.client_id, one.token, one.name, one.host) for one in here]
 
-    def _refused(self, reason: str) -> None:
-        self.core.refused(reason)
+    def _refused(self, check: int, reason: str) -> None:
+        self.core.refused(check, reason)
         self._carry_out()
 
-    def _accepted(self) -> None:
+    def _accepted(self, check: int, target: OtherServer, secure_port: int | None) -> None:
+        self._target, self._secure_port = target, secure_port
         here = [
             Present(one.client_id, one.name, one.link is not None)
             for one in self._streaming.registry
         ]
-        self.core.accepted(here, self.seconds())
+        self.core.accepted(check, here, self.seconds())
         status = self.core.status()
         self.log.info(
             "{count} listeners move to {host}:{port}",
@@ -285,6 +324,7 @@ class MigrationService(Service):
     def _carry_out(self) -> None:
         for step in self.core.steps():
             self._do(step)
+        self._telling.go_on()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
@@ -299,35 +339,22 @@ class MigrationService(Service):
 
     def _do(self, step: Step) -> None:
         match step:
-            case TellMove(client_id=client_id, after_s=after_s):
-                self._tell_move(client_id, after_s)
-            case TellStay(client_id=client_id, reason=reason):
-                self._streaming.tell(client_id, STAY, reason, {})
+            case TellMove() | TellStay():
+                self._telling.add(step)
             case LookAtTarget():
-                Deferred.fromCoroutine(self._look())
+                looking = Deferred.fromCoroutine(self._look())
+                looking.addErrback(lambda failure: self.log.failure("A look failed", failure))
             case Closed():
                 door = self._streaming.registry.door
                 door.elsewhere, door.secure_port = self.core.target(), self._secure_port
             case Opened():
                 self._streaming.registry.door.elsewhere = None
-                self._give_back()
+                self._target = None
+            case TakeBack():
+                self._take_back()
             case Ended(state=state, text=text):
                 self.log.info("The migration is {state}: {text}", state=state, text=text)
                 self._note_event("migration_ended", f"{state}: {text}", {})
-
-    def _tell_move(self, client_id: str, after_s: float) -> None:
-        """In the listener's own scheme: who came by TLS is to go on by TLS."""
-        status = self.core.status()
-        registry = self._streaming.registry
-        one = registry.get(client_id)
-        host, port = registry.door.address_for(one.link if one else None) or (
-            status.host,
-            status.port,
-        )
-        event = messages.Migration(host, port, round(after_s, 3)).event(
-            f"this server moves its listeners to {host}:{port}"
-        )
-        self._streaming.tell(client_id, event.type, event.reason, event.fields)
 
     async def _look(self) -> None:
         target = self._target
@@ -336,13 +363,12 @@ class MigrationService(Service):
             self.core.looked(answers, self.seconds())
             self._carry_out()
 
-    def _give_back(self) -> None:
-        """Take from a successor what it was given; it may be gone by now."""
-        successor, given = self._target, self._to_successor
-        self._target, self._to_successor = None, False
-        if successor is None or not given or self._succession is None:
+    def _take_back(self) -> None:
+        """Take from the successor what it was given; it may be gone by now."""
+        successor, self._successor = self._successor, None
+        if successor is None or self._succession is None:
             return
-        returning = Deferred.fromCoroutine(self._succession.return_(successor))
+        returning = self._place.run(Deferred.fromCoroutine, self._succession.return_(successor))
         returning.addErrback(
             lambda failure: self.log.failure("New connections are not taken again", failure)
         )
@@ -351,8 +377,27 @@ class MigrationService(Service):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+        self._telling.stop()
         return super().stopService()  # type: ignore[no-untyped-call]
 
 
-def _words(error: Exception) -> str:
-    return error.message if isinstance(error, RefusedError) else str(error) or type(error).__name__
+def _secure_port(facts: Facts) -> int | None:
+    return None if facts.introduction is None else facts.introduction.https_port
+
+
+def _unharmed(work: Deferred[None], log: Logger) -> Deferred[None]:
+    """Fires as ``work`` does; to cancel it leaves the work alone."""
+    waiting: Deferred[None] = Deferred()
+
+    def done(_: None) -> None:
+        if not waiting.called:
+            waiting.callback(None)
+
+    def failed(failure: Failure) -> None:
+        if waiting.called:
+            log.failure("This went wrong when nobody waited for it any more", failure)
+        else:
+            waiting.errback(failure)
+
+    work.addCallbacks(done, failed)
+    return waiting

@@ -23,7 +23,8 @@ class Rest:
         self._breakers: OrderedDict[str, Breaker] = OrderedDict()
 
     def ask(self, address: str, now: float) -> Pass:
-        """Ask before connecting; the outcome is told by :meth:`answered` or :meth:`failed`.
+        """Ask before connecting; the outcome is told by :meth:`answered`,
+        :meth:`failed` or :meth:`undecided`.
 
         :raises RefusedError: 503, it has not answered lately; says when it is tried again.
         """
@@ -45,6 +46,12 @@ class Rest:
         breaker = self._breakers.get(address)
         if breaker is not None:
             breaker.succeeded(leave)
+
+    def undecided(self, address: str, leave: Pass, now: float) -> None:
+        """It was asked, and the question was called off before an answer came."""
+        breaker = self._breakers.get(address)
+        if breaker is not None:
+            breaker.undecided(leave, now)
 
     def failed(self, address: str, leave: Pass, now: float, error: Exception) -> None:
         """It was asked in vain; a refusal with reasons is an answer too."""

@@ -14,6 +14,7 @@ from twisted.trial import unittest
 from m32net.interfaces import RefusedError
 from m32net.streaming.migration import (
     AWAY,
+    CHECKING,
     LOOK_EVERY_S,
     MISSES,
     MOVE_TABLE,
@@ -26,6 +27,7 @@ from m32net.streaming.migration import (
     Migration,
     Opened,
     Present,
+    TakeBack,
     TellMove,
     TellStay,
 )
@@ -49,13 +51,15 @@ class Venue:
         self.open = True
         self.alive = True
         self.moved_at: dict[str, float] = {}
+        self.check = 0
+        self.returned = 0
 
     def begin(self, after_s: float = 30, each_s: float = 0.5) -> None:
-        self.core.begin("192.0.2.7", 8080, after_s=after_s, each_s=each_s)
+        self.check = self.core.begin("192.0.2.7", 8080, after_s=after_s, each_s=each_s)
 
     def accept(self) -> None:
         people = [Present(one, f"phone {n}", True) for one, n in self.here.items()]
-        self.core.accepted(people, self.clock.seconds())
+        self.core.accepted(self.check, people, self.clock.seconds())
         self.carry_out()
 
     def carry_out(self) -> None:
@@ -72,6 +76,8 @@ class Venue:
                     self.open = False
                 case Opened():
                     self.open = True
+                case TakeBack():
+                    self.returned += 1
                 case Ended():
                     self.ended.append(step)
 
@@ -189,8 +195,8 @@ class SimulationTest(unittest.TestCase):
     def test_a_short_silence_of_the_target_is_no_loss(self) -> None:
         """CON-51: fewer misses than MISSES in a row change nothing."""
         core = Migration()
-        core.begin("a", 1, after_s=30, each_s=0)
-        core.accepted([Present("x", "", True)], 0)
+        check = core.begin("a", 1, after_s=30, each_s=0)
+        core.accepted(check, [Present("x", "", True)], 0)
         for number in range(12):
             core.looked(number % MISSES == 0, float(number))
         self.assertEqual(core.state, "moving")
@@ -219,7 +225,7 @@ class SimulationTest(unittest.TestCase):
         """CON-51: a new server that can't be used costs nobody anything."""
         venue = Venue(3)
         venue.begin()
-        venue.core.refused("it is full")
+        venue.core.refused(venue.check, "it is full")
         venue.carry_out()
         self.assertEqual((venue.core.state, venue.told), ("failed", {}))
         self.assertEqual(venue.core.status().reason, "it is full")
@@ -254,14 +260,96 @@ class SimulationTest(unittest.TestCase):
     def test_without_connection_now(self) -> None:
         """CON-51: who has lost its connection is told when it is back, with the time left."""
         core = Migration()
-        core.begin("a", 1, after_s=30, each_s=0)
-        core.accepted([Present("x", "", False)], 0)
+        check = core.begin("a", 1, after_s=30, each_s=0)
+        core.accepted(check, [Present("x", "", False)], 0)
         self.assertEqual([s for s in core.steps() if isinstance(s, TellMove)], [])
         self.assertEqual(core.status().moves[0].state, "waiting")
         core.came_back("x", 3)
         self.assertEqual(list(core.steps()), [TellMove("x", 27)])
         core.came_back("stranger", 3)
         self.assertEqual(list(core.steps()), [])
+
+
+class AgainTest(unittest.TestCase):
+    """A migration that begins while newcomers are still sent away by the one before."""
+
+    def venue(self, state: str) -> Venue:
+        venue = Venue(2, lambda n: "refuse" if state == "incomplete" else "move")
+        venue.begin(after_s=0)
+        venue.accept()
+        venue.run(OVERDUE_S + 2)
+        self.assertEqual(venue.core.state, state)
+        venue.core.begin("192.0.2.8", 80, after_s=0, each_s=0)
+        venue.check += 1
+        return venue
+
+    def test_newcomers_go_where_they_went(self) -> None:
+        """CON-51: while the next server is looked at, newcomers are sent to the one before."""
+        for state in ("done", "incomplete"):
+            venue = self.venue(state)
+            self.assertEqual(venue.core.status().state, "checking")
+            self.assertEqual(venue.core.status().host, "192.0.2.8")
+            self.assertEqual(venue.core.target(), ("192.0.2.7", 8080))
+            venue.accept()
+            self.assertEqual(venue.core.target(), ("192.0.2.8", 80))
+            self.assertFalse(venue.open)
+
+    def test_opens_when_it_comes_to_nothing(self) -> None:
+        """CON-51: refused or called off, newcomers are taken here again, who was told stays."""
+        for state in ("done", "incomplete"):
+            for what in ("refused", "cancel"):
+                venue = self.venue(state)
+                if what == "refused":
+                    venue.core.refused(venue.check, "it is full")
+                else:
+                    venue.core.cancel()
+                venue.carry_out()
+                self.assertTrue(venue.open, (state, what))
+                self.assertIsNone(venue.core.target())
+                self.assertEqual(set(venue.stay), set(venue.here))
+
+    def test_those_who_stayed_move(self) -> None:
+        """CON-51: begun again after `incomplete`, who stayed is told again, and may go."""
+        venue = self.venue("incomplete")
+        venue.behaviour = lambda n: "move"
+        venue.accept()
+        self.assertEqual([len(told) for told in venue.told.values()], [2, 2])
+        venue.run(1)
+        self.assertEqual((venue.core.state, venue.here), ("done", {}))
+
+    def test_place_of_the_successor(self) -> None:
+        """CON-51: what a successor was given is taken back, however it ends."""
+        for end in ("refused", "cancel", "lost"):
+            venue = Venue(0)
+            venue.begin()
+            self.assertTrue(venue.core.gave_way(venue.check))
+            venue.accept()
+            with self.assertRaises(RefusedError) as caught:
+                venue.core.begin("192.0.2.8", 80, after_s=0, each_s=0)
+            self.assertEqual(caught.exception.code, "given_way")
+            self.assertEqual((venue.core.state, venue.core.given), ("done", True))
+            if end == "lost":
+                venue.alive = False
+                venue.run(LOOK_EVERY_S * (MISSES + 1))
+            else:
+                venue.begin()
+                self.assertTrue(venue.core.given)
+                venue.core.refused(venue.check, "no") if end == "refused" else venue.core.cancel()
+            venue.carry_out()
+            self.assertEqual((venue.returned, venue.core.given, venue.open), (1, False, True), end)
+
+    def test_what_an_old_check_finds(self) -> None:
+        """CON-51: what comes of a check that was called off does not count for the next."""
+        core = Migration()
+        old = core.begin("192.0.2.66", 8080, after_s=0, each_s=0)
+        core.cancel()
+        new = core.begin("192.0.2.7", 8080, after_s=0, each_s=0)
+        core.refused(old, "no")
+        core.accepted(old, [], 0)
+        self.assertFalse(core.gave_way(old))
+        self.assertEqual((core.state, core.given), ("checking", False))
+        core.accepted(new, [], 0)
+        self.assertEqual(core.target(), ("192.0.2.7", 8080))
 
 
 class TableTest(unittest.TestCase):
@@ -275,7 +363,8 @@ class TableTest(unittest.TestCase):
     def test_anything_in_any_order(self, seed: int, length: int) -> None:
         """Whatever happens when: the status stays true to the tables, and nothing raises."""
         rng = random.Random(seed)
-        core, now = Migration(), 0.0
+        core, now, checks = Migration(), 0.0, [0]
+        is_open = True
         people = [Present(f"c{n}", "", n % 3 != 0) for n in range(5)]
         for _ in range(length):
             now += rng.choice((0.0, 0.5, 2.0, 20.0))
@@ -283,9 +372,10 @@ class TableTest(unittest.TestCase):
             try:
                 rng.choice(
                     (
-                        lambda: core.begin("a", 1, after_s=1, each_s=0.5),
-                        lambda now=now: core.accepted(people, now),
-                        lambda: core.refused("no"),
+                        lambda: checks.append(core.begin("a", 1, after_s=1, each_s=0.5)),
+                        lambda now=now: core.accepted(rng.choice(checks[-2:]), people, now),
+                        lambda: core.refused(rng.choice(checks[-2:]), "no"),
+                        lambda: core.given or core.gave_way(rng.choice(checks[-2:])),
                         core.cancel,
                         lambda now=now: core.looked(rng.random() < 0.5, now),
                         lambda now=now, who=who: core.came_back(who, now),
@@ -295,11 +385,21 @@ class TableTest(unittest.TestCase):
                 )()
             except RefusedError:
                 continue
+            for step in core.steps():
+                match step:
+                    case Closed():
+                        is_open = False
+                    case Opened():
+                        self.assertFalse(is_open, "once only")
+                        is_open = True
+            self.assertEqual(is_open, core.state not in AWAY)
+            self.assertEqual(core.target() is None, is_open)
+            if core.given:
+                self.assertIn(core.state, AWAY | CHECKING)
             status = core.status()
             self.assertIn(status.state, TABLE)
             states = {move.state for move in status.moves}
             self.assertLessEqual(states, set(MOVE_TABLE))
-            self.assertEqual(core.target() is not None, status.state in AWAY)
             if status.state in {"done", "incomplete", "failed", "cancelled"}:
                 self.assertFalse(states & OPEN)
             if status.state == "done":
@@ -309,4 +409,3 @@ class TableTest(unittest.TestCase):
                 core.handle_timer(now)
                 later = core.next_timer()
                 self.assertTrue(later is None or later > now)
-            list(core.steps())

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionRefusedError, SSLError
+from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from m32net.interfaces import Arrival, RefusedError
-from m32net.streaming.migration import LOOK_EVERY_S, MISSES
+from m32net.streaming.migration import (
+    AWAY,
+    CHECKING,
+    LOOK_EVERY_S,
+    MISSES,
+    Migration,
+    Present,
+    TellMove,
+    TellStay,
+)
 from m32net.streaming.moving import MigrationService
 from m32net.streaming.target import Introduction, OtherServer
+from m32net.streaming.telling import AT_ONCE, STAY, Telling
 from protocols.control.messages import Event, Hello
 from tests.m32net.streaming.test_service import HOST, Link, ServiceCase
 
@@ -76,6 +90,12 @@ class Succession:
         self.agent = agent
         self.done: list[str] = []
         self.refusal: RefusedError | None = None
+        self.slow: list[Deferred[None]] | None = None
+
+    @property
+    def in_charge(self) -> bool:
+        """Whether the successor has the place."""
+        return bool(self.done) and self.done[-1] == "gave way"
 
     def successor(self) -> OtherServer | None:
         if self.agent is None:
@@ -85,6 +105,9 @@ class Succession:
     async def give_way(self, successor: OtherServer) -> None:
         if self.refusal is not None:
             raise self.refusal
+        if self.slow is not None:
+            self.slow.append(Deferred())
+            await self.slow[-1]
         self.done.append("gave way")
 
     async def return_(self, successor: OtherServer) -> None:
@@ -92,6 +115,27 @@ class Succession:
 
     async def listen(self, *, wanted: bool) -> None:
         self.done.append(f"listen {wanted}")
+
+
+class Slow:
+    """An agent whose requests to one host are held until they are released."""
+
+    def __init__(self, inner: Any, host: bytes) -> None:
+        self.inner, self.host = inner, host
+        self.held: list[tuple[Deferred[Any], tuple[Any, ...]]] = []
+
+    def request(self, *question: Any) -> Deferred[Any]:
+        if self.host not in question[1]:
+            answer: Deferred[Any] = self.inner.request(*question)
+            return answer
+        held: Deferred[Any] = Deferred(lambda _: None)  # it may still answer when cancelled
+        self.held.append((held, question))
+        return held
+
+    def release(self) -> None:
+        for held, question in self.held:
+            self.inner.request(*question).addCallbacks(held.callback, held.errback)
+        self.held.clear()
 
 
 class MovingCase(ServiceCase):
@@ -307,7 +351,197 @@ class MovingTest(MovingCase):
         self.assertTrue(self.service.registry.door.expects("c", "192.0.2.9", 0))
 
 
-class SuccessorTest(MovingCase):
+class AgainTest(MovingCase):
+    """CON-51: a migration begun while newcomers are sent away by the one before."""
+
+    def done(self) -> None:
+        link = self.arrive("Anna")
+        self.successResultOf(self.begin())
+        self.service.bye(link, "migrated")
+        self.assertEqual(self.moving.status().state, "done")
+
+    def taken(self) -> None:
+        """A newcomer is."""
+        self.assertIsNone(self.service.registry.door.elsewhere)
+        self.assertIsNone(self.moving.moved_to())
+        self.assertIsNone(self.arrive("late").closed)
+
+    def test_refused(self) -> None:
+        """CON-51: newcomers are taken again, instead of being sent away for ever."""
+        self.done()
+        self.server.dead = True
+        self.refused()
+        self.taken()
+        self.assertIsNone(self.moving.core.next_timer())
+
+    def test_called_off_while_looking(self) -> None:
+        self.done()
+        seen = []
+        self.server.meanwhile = lambda: (seen.append(self.moving.moved_to()), self.moving.cancel())
+        self.assertEqual(self.failureResultOf(self.begin(), RefusedError).value.code, "cancelled")
+        self.assertEqual(seen, ["http://192.0.2.7:8080"], "they were still sent there")
+        self.taken()
+
+    def test_called_off_later(self) -> None:
+        self.done()
+        self.successResultOf(self.begin())
+        self.moving.cancel()
+        self.taken()
+
+
+class OverlapTest(MovingCase):
+    """CON-51: a migration begun while one that was called off still waits for its answers."""
+
+    def test_late_answer(self) -> None:
+        """CON-51: what the first server answers then says nothing of the second."""
+        for held in (b"/audio-meta", b"/health", b"/api/peer"):
+            slow = Slow(self.agents[0], b"192.0.2.66:8080" + held)
+            self.moving = self.make(slow, None)
+            link = self.arrive("Anna")
+            first = self.moving.begin("192.0.2.66", 8080, after_s=5, each_s=1)
+            self.flush()
+            self.assertEqual(len(slow.held), 1)
+            self.moving.cancel()
+            self.assertEqual(self.failureResultOf(first, RefusedError).value.code, "cancelled")
+            second = self.moving.begin("192.0.2.7", 9090, after_s=5, each_s=1)
+            slow.release()
+            self.flush()
+            self.successResultOf(second)
+            self.assertEqual(self.moving.moved_to(), "http://192.0.2.7:9090")
+            told = [one.migration for one in link.sent if isinstance(one, Event)]
+            self.assertEqual([(one.new_host, one.new_port) for one in told], [("192.0.2.7", 9090)])
+            self.moving.cancel()
+            self.service.bye(link, "enough")
+
+    def test_no_failure(self) -> None:
+        """CON-22: a look that was called off is no failure of the server, nor a success."""
+        slow = Slow(self.agents[0], b"192.0.2.7")
+        self.moving = self.make(slow, None)
+        for _ in range(8):
+            first = self.begin()
+            self.moving.cancel()
+            self.assertEqual(self.failureResultOf(first, RefusedError).value.code, "cancelled")
+        self.moving._agent = self.agents[0]
+        self.successResultOf(self.begin())
+        self.moving.cancel()
+        self.moving._agent = Broken(ConnectionRefusedError())
+        for _ in range(4):
+            self.assertEqual(self.refused().code, "unreachable")
+        self.moving._agent = slow
+        first = self.begin()
+        self.moving.cancel()
+        self.failureResultOf(first, RefusedError)
+        self.moving._agent = Broken(ConnectionRefusedError())
+        self.assertEqual(self.refused().code, "unreachable", "the fifth in vain")
+        self.assertEqual(self.refused().code, "resting")
+
+    def test_who_asked_goes(self) -> None:
+        """CON-51: the request is broken off while the server is looked at: nothing happens."""
+        link = self.arrive("Anna")
+        self.moving = self.make(Slow(self.agents[0], b"192.0.2.7"), None)
+        begun = self.begin()
+        begun.cancel()
+        self.failureResultOf(begun, RefusedError)
+        self.assertEqual(self.moving.status().state, "failed")
+        self.assertEqual([m for m in link.sent if isinstance(m, Event)], [])
+
+
+class Crowd:
+    """A thousand listeners, as far as they are told something."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.told: dict[str, tuple[float, str]] = {}
+        self.turns: list[int] = []
+        self.registry = self
+        self.door = self
+        self.elsewhere: tuple[str, int] | None = None
+        self.secure_port: int | None = None
+
+    def __iter__(self) -> Any:
+        return (type("One", (), {"client_id": f"c{n}", "name": "", "link": 1}) for n in range(1000))
+
+    def get(self, client_id: str) -> None:
+        return None
+
+    def address_for(self, link: object) -> tuple[str, int] | None:
+        return self.elsewhere
+
+    def tell(self, client_id: str, kind: str, reason: str, fields: Any) -> None:
+        self.told[client_id] = (self.clock.seconds(), kind)
+
+
+class Turns(Clock):
+    """A clock whose calls without delay wait for the next turn, as a reactor's do."""
+
+    def turn(self) -> None:
+        now = [call for call in self.calls if call.getTime() <= self.seconds()]
+        for call in now:
+            self.calls.remove(call)
+            call.called = 1
+            call.func(*call.args, **call.kw)
+
+
+class CrowdTest(MovingCase):
+    def test_a_thousand(self) -> None:
+        """CON-51: many are told a few at a time, so that audio goes on between the turns."""
+        turns = Turns()
+        crowd: Any = Crowd(turns)
+        moving = MigrationService(
+            turns,
+            crowd,
+            introduce=lambda: OWN,
+            agent=self.agents[0],
+            agent_for_peers=None,
+            succession=None,
+            note_event=lambda *_: None,
+            seconds=turns.seconds,
+        )
+        statuses = []
+        status = moving.core.status
+        moving.core.status = lambda: statuses.append(1) or status()  # type: ignore[method-assign]
+        check = moving.core.begin("192.0.2.7", 8080, after_s=30, each_s=0.5)
+        target = OtherServer(self.clock, self.agents[0], "http://192.0.2.7:8080", "it")
+        moving._accepted(check, target, None)
+        before = 0
+        for _ in range(50):
+            told = len(crowd.told)
+            self.assertEqual(told - before, AT_ONCE)
+            before = told
+            turns.turn()
+        self.assertEqual({kind for _, kind in crowd.told.values()}, {"serverMigration"})
+        self.assertLess(len(statuses), 5, "not the whole list for each of them")
+        self.assertEqual(list(crowd.told), [f"c{n}" for n in range(1000)])
+        crowd.told.clear()
+        moving.cancel()
+        self.assertEqual(len(crowd.told), AT_ONCE)
+        for _ in range(50):
+            turns.turn()
+        self.assertEqual(len(crowd.told), 1000)
+        self.assertEqual({kind for _, kind in crowd.told.values()}, {STAY})
+
+    def test_called_off_meanwhile(self) -> None:
+        """CON-51: who has not heard of it yet hears only that it stays."""
+        crowd: Any = Crowd(self.clock)
+        core = Migration()
+        telling = Telling(self.clock, crowd, core.target)
+        check = core.begin("192.0.2.7", 8080, after_s=30, each_s=0.5)
+        core.accepted(check, [Present(f"c{n}", "", True) for n in range(100)], 0)
+        for step in core.steps():
+            if isinstance(step, TellMove):
+                telling.add(step)
+        telling.go_on()
+        core.cancel()
+        for _ in range(10):
+            self.clock.advance(0)
+        self.assertEqual(len(crowd.told), AT_ONCE)
+        telling.add(TellStay("c1", "no"))
+        telling.stop()
+        telling.go_on()
+        self.assertEqual(len(crowd.told), AT_ONCE)
+
+
+class SuccessorCase(MovingCase):
     """The address is our own, and another process waits for our place."""
 
     def setUp(self) -> None:
@@ -317,6 +551,8 @@ class SuccessorTest(MovingCase):
         self.agents.append(RequestTraversalAgent(self.next))
         self.succession.agent = self.agents[-1]
 
+
+class SuccessorTest(SuccessorCase):
     def test_gives_way(self) -> None:
         """CON-51: looked at, told who comes, given the ports, then the listeners are told."""
         link = self.arrive("Anna")
@@ -354,3 +590,111 @@ class SuccessorTest(MovingCase):
     def test_is_a_successor(self) -> None:
         self.successResultOf(self.moving.listen(True))
         self.assertEqual(self.succession.done, ["listen True"])
+
+    def test_again(self) -> None:
+        """CON-51: begun again at the same address, which is the successor's now: it is known."""
+        link = self.arrive("Anna")
+        self.successResultOf(self.begin(after_s=0))
+        for _ in range(4):
+            self.turn(5)
+            self.service.heard(link)
+        self.assertEqual(self.moving.status().state, "incomplete")
+        self.server.answers["/api/peer"] = (200, introduction(OTHER))  # the successor answers now
+        before = len(self.server.asked)
+        self.successResultOf(self.begin())
+        self.assertEqual(len(self.server.asked), before, "it is asked over its socket")
+        self.assertEqual(self.moving.status().moves[0].state, "told")
+        self.assertEqual(self.succession.done, ["gave way"])
+        self.assertIsNone(self.moving.moved_to())
+        self.moving.cancel()
+        self.assertEqual(self.succession.done, ["gave way", "returned"])
+
+    def test_again_and_dead(self) -> None:
+        """CON-51: a successor that is gone when it begins again loses the place."""
+        self.successResultOf(self.begin())
+        self.next.dead = True
+        self.refused()
+        self.assertEqual(self.succession.done, ["gave way", "returned"])
+
+    def test_elsewhere_while_it_is_in_charge(self) -> None:
+        """CON-51: nobody is sent to a third server past a successor; it stays in charge."""
+        self.successResultOf(self.begin())
+        refusal = self.failureResultOf(
+            self.moving.begin("192.0.2.99", 80, after_s=0, each_s=0), RefusedError
+        ).value
+        self.assertEqual((refusal.code, refusal.status), ("given_way", 409))
+        self.assertEqual(self.moving.status().state, "done")
+        self.assertEqual(self.succession.done, ["gave way"])
+
+    def test_called_off_while_giving_way(self) -> None:
+        """CON-51: it is brought to an end, and then taken back, before anything else is given."""
+        for by_request in (False, True):
+            self.succession.done.clear()
+            self.succession.slow = []
+            begun = self.begin()
+            self.assertEqual(len(self.succession.slow), 1)
+            if by_request:
+                begun.cancel()
+            else:
+                self.moving.cancel()
+            self.failureResultOf(begun, RefusedError)
+            again = self.begin()
+            self.assertNoResult(again)
+            self.assertEqual(len(self.succession.slow), 1, "one after the other")
+            self.succession.slow[0].callback(None)
+            self.assertEqual(self.succession.done, ["gave way", "returned"])
+            self.succession.slow[1].callback(None)
+            self.successResultOf(again)
+            self.assertEqual(self.succession.done, ["gave way", "returned", "gave way"])
+            self.moving.cancel()
+
+
+WHAT = ("begin", "elsewhere", "cancel", "break off", "answer", "die", "live", "look", "leave")
+
+
+class AlwaysTest(SuccessorCase):
+    @settings(max_examples=80, deadline=None)
+    @given(st.lists(st.sampled_from(WHAT), max_size=25))
+    def test_door_and_place(self, events: list[str]) -> None:
+        """CON-51: the door is shut exactly while newcomers are sent away, and the successor has
+        the place exactly while it is in charge.
+        """
+        self.setUp()
+        self.addCleanup(self.moving.stopService)
+        links = [self.arrive(name) for name in ("Anna", "Bert")]
+        begun: list[Deferred[None]] = []
+        for event in events:
+            match event:
+                case "begin" | "elsewhere":
+                    host = "192.0.2.7" if event == "begin" else "192.0.2.9"
+                    own = event == "begin" and not self.succession.in_charge
+                    self.server.answers["/api/peer"] = (200, introduction(OWN if own else OTHER))
+                    begun.append(self.moving.begin(host, 8080, after_s=0, each_s=0))
+                    begun[-1].addErrback(lambda failure: failure.trap(RefusedError) and None)
+                case "cancel":
+                    with contextlib.suppress(RefusedError):
+                        self.moving.cancel()
+                case "break off":
+                    for one in begun[-1:]:
+                        one.cancel()
+                case "answer":
+                    self.flush()
+                case "die" | "live":
+                    self.next.dead = self.server.dead = event == "die"
+                case "look":
+                    self.turn(LOOK_EVERY_S * (MISSES + 1))
+                case "leave":
+                    if links:
+                        self.service.bye(links.pop(), "migrated")
+            core, door = self.moving.core, self.service.registry.door
+            self.assertEqual(door.elsewhere is None, core.state not in AWAY, (event, core.state))
+            self.assertEqual(self.succession.in_charge, core.given, (event, core.state))
+            self.assertFalse(core.given and core.state not in AWAY | CHECKING)
+            if core.state not in AWAY:
+                self.assertIsNone(self.moving.moved_to())
+        self.flush()
+        self.assertNotIn(self.moving.core.state, CHECKING)
+        if self.moving.core.state in AWAY:
+            self.moving.cancel()
+        self.assertFalse(self.succession.in_charge)
+        self.assertIsNone(self.service.registry.door.elsewhere)
