@@ -439,6 +439,7 @@ class Server(MultiService):
                 self.streaming.change_limits(
                     max_listeners=new.max_listeners, heartbeat_timeout_s=new.heartbeat_timeout_s
                 )
+                self.web.change_limits(admission_limits(self.config, new.max_listeners))
                 self.control.change_heartbeat_timeout(new.heartbeat_timeout_s)
                 self.streaming.transmission.set_dscp(new.dscp)
 

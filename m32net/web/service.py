@@ -133,6 +133,11 @@ class WebService(Service):
         """Listeners from ``host`` have been announced: its connections are not limited so long."""
         self.guard.admission.expect(host, self._reactor.seconds() + for_s)
 
+    def change_limits(self, limits: AdmissionLimits) -> None:
+        """From now on; what is open stays open, and who is shut out stays so."""
+        self.limits = limits
+        self.guard.change_limits(limits)
+
     def health(self) -> Health:
         """Degraded while no further connection would be let in."""
         taken, limit = len(self.guard.connections), self.limits.max_connections

@@ -92,15 +92,19 @@ class Admission:
     """
 
     def __init__(self, limits: AdmissionLimits) -> None:
-        self.limits = limits
+        self.change(limits)
         self.counts: dict[Verdict, int] = dict.fromkeys(Verdict, 0)
         self.blocks = 0
         self.forgotten = 0
-        self._exempt = networks(limits.exempt)
-        self._by_themselves = networks(limits.single) + self._exempt
         self._recent: OrderedDict[str, _Recent] = OrderedDict()
         self._blocked: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._expected: OrderedDict[str, float] = OrderedDict()
+
+    def change(self, limits: AdmissionLimits) -> None:
+        """Other limits from now on; who is shut out, and what is remembered of others, stays."""
+        self.limits = limits
+        self._exempt = networks(limits.exempt)
+        self._by_themselves = networks(limits.single) + self._exempt
 
     def arrive(self, host: str, now: float, open_now: int = 0, own: int = 0) -> Verdict:
         """A connection was opened from ``host``.

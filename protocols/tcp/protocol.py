@@ -120,6 +120,11 @@ class Guard:
             return verdict, None
         return verdict, self.refuse(verdict, self.admission.wait_s(host, now))
 
+    def change_limits(self, limits: AdmissionLimits) -> None:
+        """From now on; what is open stays open, and who is shut out stays so."""
+        self.limits = limits
+        self.admission.change(limits)
+
     def close_all(self) -> None:
         """Close what is still open, in order; under TLS, its end is said first."""
         for connection in list(self.connections):

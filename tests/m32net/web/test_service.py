@@ -312,6 +312,26 @@ class Real(unittest.TestCase):
         self.assertEqual(health.details["max_connections"], 1)
 
     @defer.inlineCallbacks
+    def test_other_limits(self) -> Any:
+        """CON-2: while it runs; who is shut out stays so, and what refusals say is up to date."""
+        near = AdmissionLimits(max_connections=1, exempt=("127.0.0.1",))
+        web = self.start(Echo(), limits=near)
+        for _ in range(near.per_minute + near.refusals):
+            web.guard.judge("192.0.2.9")
+        first = yield self.connect(web, GET)
+        yield first.enough
+        refused = yield self.connect(web, GET)
+        self.assertIn(b"1 connections are open", (yield refused.lost))
+        web.change_limits(AdmissionLimits(max_connections=2, exempt=("127.0.0.1",)))
+        self.assertEqual(web.health().state, "healthy")
+        self.assertEqual([one.address for one in web.blocked()], ["192.0.2.9"])
+        second = yield self.connect(web, GET)
+        yield second.enough
+        self.assertIn(b"200 OK", second.received)
+        refused = yield self.connect(web, GET)
+        self.assertIn(b"2 connections are open", (yield refused.lost))
+
+    @defer.inlineCallbacks
     def test_serves_and_stops(self) -> Any:
         web = self.start(Echo())
         client = yield self.connect(web, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
