@@ -14,7 +14,7 @@ Autobahn parses and writes frames (RFC 6455).  Where it falls short it is put ri
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
 import txaio
@@ -144,13 +144,18 @@ class WebSocketShell:
             return
         self.traffic.heard_at = self.factory.seconds()
         self.traffic.bytes_received += len(data)
-        for start in range(0, len(data), _PIECE_BYTES):
-            if not self._take_in(data[start : start + _PIECE_BYTES]):
-                break
+        starts = range(0, len(data), _PIECE_BYTES)
+        self.take_in(data[start : start + _PIECE_BYTES] for start in starts)
 
-    def _take_in(self, piece: bytes) -> bool:
+    def take_in(self, pieces: Iterable[bytes]) -> None:
+        """Work on what has come."""
+        for piece in pieces:
+            if self.deaf:
+                break
+            self.feed(piece)
+
+    def feed(self, piece: bytes) -> None:
         super().dataReceived(piece)  # type: ignore[misc]
-        return not self.deaf
 
     def processHandshake(self) -> None:
         if len(self.data) > MAX_HANDSHAKE_BYTES and b"\r\n\r\n" not in self.data:

@@ -31,7 +31,7 @@ class ServerLimits:
     heartbeat_timeout_s: float = 30.0
     join_timeout_s: float = 30.0
     messages_per_s: float = 50.0
-    message_burst: float = 200.0
+    message_burst: float = 50.0
     bytes_per_s: float = 256 * 1024
     byte_burst: float = 2 * 1024 * 1024
     faults_per_s: float = 1.0

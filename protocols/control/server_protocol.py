@@ -45,6 +45,7 @@ from protocols.control.outgoing import (
 )
 from protocols.control.quality import ControlQuality, Traffic
 from protocols.control.server_session import ServerSession
+from protocols.control.turns import TakesTurns
 
 VERSIONS: Final = [13]  # RFC 6455; Autobahn also knows drafts
 _COMPRESSED: Final = 4  # messages kept, so that what is told to all is compressed once
@@ -52,7 +53,9 @@ _COMPRESSED: Final = 4  # messages kept, so that what is told to all is compress
 ServerOwner = Callable[[ControlConnection, events.ServerSessionEvent], None]
 
 
-class ControlServerProtocol(WebSocketShell, WebSocketServerProtocol):  # type: ignore[misc]
+class ControlServerProtocol(  # type: ignore[misc]
+    TakesTurns, WebSocketShell, WebSocketServerProtocol
+):
     """One connection: feeds its :class:`ServerSession` and does what that wants."""
 
     session: ServerSession | None = None
@@ -120,6 +123,7 @@ class ControlServerProtocol(WebSocketShell, WebSocketServerProtocol):  # type: i
         if self.session is None:
             return
         self.traffic.messages_received += 1
+        self.spend(len(payload))
         now, wall_ms = self.factory.seconds(), self.factory.wall_ms()
         self._carry_out(self.session.receive(payload, now, wall_ms))
 
@@ -265,6 +269,7 @@ class ControlServerFactory(WebSocketServerFactory):
     :param compression: whether permessage-deflate (RFC 7692) is agreed to.
     :param allowed_origins: web pages of these may connect too, besides those of this server.
     :param random: gives numbers 0 <= x < 1, for spreading pings.
+    :param between: called between two turns of work, for what must not wait for many of them.
     """
 
     protocol = ControlServerProtocol
@@ -284,6 +289,7 @@ class ControlServerFactory(WebSocketServerFactory):
         compression: bool = True,
         allowed_origins: Collection[str] = (),
         random: Callable[[], float] = random.random,
+        between: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(server=None, reactor=reactor)  # type: ignore[no-untyped-call]
         self.owner = owner
@@ -295,6 +301,7 @@ class ControlServerFactory(WebSocketServerFactory):
         self.close_timeout_s = close_timeout_s
         self.allowed_origins = tuple(allowed_origins)
         self.random = random
+        self.between = between
         self.deflate = lru_cache(_COMPRESSED)(deflate)
         self.connections: set[ControlConnection] = set()
         self._past = Traffic(0.0)

@@ -67,11 +67,19 @@ class ByteClient:
     """Talks to a server's protocol directly."""
 
     def __init__(self, factory, host: str = "192.0.2.7") -> None:
+        self.clock = factory.reactor
         self.transport = Transport(host)
         self.protocol = factory.buildProtocol(self.transport.getPeer())
         self.protocol.makeConnection(self.transport)
 
     def feed(self, data: bytes) -> None:
+        """Send, and let the server have as many turns of its test clock as that takes."""
+        self.send(data)
+        while self.transport.producerState == "paused" and not self.transport.disconnecting:
+            self.clock.advance(0)
+
+    def send(self, data: bytes) -> None:
+        """Send what is read at once, within one turn."""
         self.protocol.dataReceived(data)
 
     def open(self, handshake: bytes = HANDSHAKE) -> bytes:
