@@ -232,6 +232,7 @@ class Server(MultiService):
             meters=self.meters,
             compression=self.config.compression,
             limits=session_limits(self.config, self.limits.heartbeat_timeout_s),
+            between=self.audio.hand_over,
         )
 
     def _make_trust(self) -> TrustService | None:
