@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.python.failure import Failure
 
+from m32net.asking import words
 from m32net.config import ConfigError
 from m32net.interfaces import RefusedError
 from m32net.log import RoomLog
@@ -37,6 +39,8 @@ SERVER_LOCK: Final = "server.lock"
 SUCCESSOR_LOCK: Final = "successor.lock"
 POLL_S: Final = 0.2
 """Between two looks whether the old server has gone; a kernel lock can only be asked for."""
+RETRY_S: Final = 1.0
+"""Between two tries to listen, or to tell the successor that it is not to."""
 _FREEZE: Final = "the server's successor is taking over; change it there in a moment"
 _WAIT: Final = "this server is about to take over; change it when it has"
 
@@ -63,6 +67,9 @@ class Succession(Service):
         self._settings: SettingsService
         self._web: WebService
         self._port: IListeningPort | None = None
+        self._pauses: set[Deferred[None]] = set()
+        self._silencing: Deferred[None] | None = None
+        self._trouble = ""
         self._polling = LoopingCall(self._look)
         self._polling.clock = reactor
         try:
@@ -101,7 +108,7 @@ class Succession(Service):
         super().startService()  # type: ignore[no-untyped-call]
         self._open(SUCCESSOR_SOCKET if self.waiting else SERVER_SOCKET)
         if self.waiting:
-            self._polling.start(POLL_S, now=False)
+            self._polling.start(POLL_S, now=False).addErrback(self._unexpected)
 
     def _open(self, name: str) -> None:
         """Listen on the local socket of our role, which is nobody else's while we hold its lock."""
@@ -125,17 +132,23 @@ class Succession(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         if self._polling.running:
             self._polling.stop()
+        for one in list(self._pauses):
+            one.cancel()
         return self._close()
 
-    def _look(self) -> Any:
+    def _look(self) -> None:
         """Whether it is our turn; then the old server is no more."""
-        self._lock = self._claim(SERVER_LOCK)
+        try:
+            self._lock = self._claim(SERVER_LOCK)
+        except OSError as reason:  # no descriptor is free, say: there may be one in a moment
+            self._complain(f"cannot see whether the old server has gone: {reason.strerror}")
+            return
         if self._lock is None:
-            return None
+            return
         self._polling.stop()
         self.waiting = False
         self.log.info("The old server has gone; this one takes over")
-        return Deferred.fromCoroutine(self._take_over())
+        Deferred.fromCoroutine(self._take_over()).addErrback(self._unexpected)
 
     async def _take_over(self) -> None:
         with suppress(OSError):
@@ -143,47 +156,106 @@ class Succession(Service):
         self._open(SERVER_SOCKET)
         if self._place is not None:
             os.close(self._place)  # for a successor of our own
+            self._place = None
         try:
             await self._settings.reload(who="the server before")
         except RefusedError as reason:
             self.log.error("Settings as at this server's start: {reason}", reason=reason.message)
+        except Exception:
+            self.log.failure("Settings as at this server's start")
         self._settings.frozen = ""
-        try:
-            self._web.listen_again()
-        except WebError as reason:
-            self.log.error("{reason}", reason=str(reason))
+        await self._listen()
         self.promoted()
+
+    async def _listen(self) -> None:
+        """Listen on the TCP ports, sooner or later; cancelled when the service stops."""
+        while self.running:
+            try:
+                self._web.listen_again()
+            except (WebError, OSError) as reason:
+                self._complain(str(reason))
+            else:
+                self._trouble = ""
+                return
+            await self._pause()
+        raise CancelledError
+
+    def _pause(self) -> Deferred[None]:
+        pause = deferLater(self._reactor, RETRY_S, lambda: None)
+
+        def over(result: Any) -> Any:
+            self._pauses.discard(pause)
+            return result
+
+        self._pauses.add(pause)
+        return pause.addBoth(over)
+
+    def _complain(self, trouble: str) -> None:
+        """Once, not at every try."""
+        if trouble != self._trouble:
+            self.log.error("{trouble}; it is tried again", trouble=trouble)
+        self._trouble = trouble
+
+    def _unexpected(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):  # type: ignore[no-untyped-call]
+            self.log.failure("Taking over went wrong", failure)
 
     # -- ISuccession -----------------------------------------------------------------------
 
     def successor(self) -> OtherServer | None:
-        lock = self._claim(SUCCESSOR_LOCK)
-        if lock is not None:
-            os.close(lock)
+        if not self._is_followed():
             return None
         path = socket_path(self._directory, SUCCESSOR_SOCKET)
         agent = local_agent(self._reactor, path, quiet_pool(self._reactor))
         return OtherServer(self._reactor, agent, "http://localhost", "the successor", self.token)
 
     async def give_way(self, successor: OtherServer) -> None:
+        if self._silencing is not None:
+            self._silencing.cancel()
         self._settings.frozen = _FREEZE
         try:
             await successor.demand("POST", "/api/succession", {"listen": True})
-        except BaseException:
-            self._settings.frozen = ""
+            await self._web.stop_listening()
+        except Exception:
+            # Its answer may be all that was lost: it may listen, and we do, too.
+            await self.return_(successor)
             raise
-        await self._web.stop_listening()
         self.log.info("New connections are the successor's")
 
     async def return_(self, successor: OtherServer) -> None:
-        try:
-            self._web.listen_again()
-        except WebError as reason:
-            self.log.error("{reason}", reason=str(reason))
+        """Comes back when the ports are open here; the successor has them until then."""
+        await self._listen()
         self._settings.frozen = ""
         self.log.info("New connections are taken here again")
-        with suppress(Exception):  # it may be why
-            await successor.demand("POST", "/api/succession", {"listen": False})
+        self._silencing = Deferred.fromCoroutine(self._silence(successor))
+        self._silencing.addErrback(self._unexpected)
+
+    async def _silence(self, successor: OtherServer) -> None:
+        """Tell the successor that it is not to listen, until it knows, or is no more."""
+        while self.running:
+            try:
+                await successor.demand("POST", "/api/succession", {"listen": False})
+            except CancelledError:
+                raise
+            except Exception as reason:
+                with suppress(OSError):
+                    if not self._is_followed():
+                        return
+                self._complain(f"the successor was told not to listen: {words(reason)}")
+            else:
+                self._trouble = ""
+                return
+            await self._pause()
+
+    def _is_followed(self) -> bool:
+        """Whether a successor waits.
+
+        :raises OSError: that can't be seen.
+        """
+        lock = self._claim(SUCCESSOR_LOCK)
+        if lock is not None:
+            os.close(lock)
+        return lock is None
 
     async def listen(self, *, wanted: bool) -> None:
         if not self.waiting:
@@ -193,5 +265,5 @@ class Succession(Service):
             return
         try:
             self._web.listen_again()
-        except WebError as reason:
+        except (WebError, OSError) as reason:
             raise RefusedError("no_port", str(reason), 409) from None

@@ -369,9 +369,11 @@ class MigrationService(Service):
         if successor is None or self._succession is None:
             return
         returning = self._place.run(Deferred.fromCoroutine, self._succession.return_(successor))
-        returning.addErrback(
-            lambda failure: self.log.failure("New connections are not taken again", failure)
-        )
+        returning.addErrback(self._not_returned)
+
+    def _not_returned(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):  # type: ignore[no-untyped-call]  # as it stops
+            self.log.failure("New connections are not taken again", failure)
 
     def stopService(self) -> Any:
         if self._timer is not None and self._timer.active():

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
+from m32net import succession
 from m32net.config import ConfigError
 from m32net.interfaces import RefusedError
-from m32net.succession import POLL_S, Succession
+from m32net.ops import process
+from m32net.succession import POLL_S, RETRY_S, Succession
 from m32net.web.service import WebError
 
 
@@ -69,17 +72,25 @@ class Settings:
 class Other:
     """A successor that is asked over its socket."""
 
-    def __init__(self, refusal: RefusedError | None = None) -> None:
+    def __init__(self, refusal: Exception | None = None) -> None:
         self.refusal = refusal
         self.heard: list[object] = []
+        self.mute = 0
 
     async def demand(self, method: str, path: str, body: object) -> None:
         self.heard.append(body)
         if self.refusal is not None:
             raise self.refusal
+        if self.mute:  # it does what it is told, and its answer is lost
+            self.mute -= 1
+            raise TimeoutError("no answer within 5 s")
+
+    @property
+    def listening(self) -> bool:
+        return bool(self.heard and self.heard[-1] == {"listen": True})
 
 
-class SuccessionTest(unittest.SynchronousTestCase):
+class SuccessionCase(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()) / "state"
         self.reactor = Reactor()
@@ -101,6 +112,8 @@ class SuccessionTest(unittest.SynchronousTestCase):
     def asked(self, coroutine: Any) -> Any:
         return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
+
+class SuccessionTest(SuccessionCase):
     def test_alone(self) -> None:
         """--take-over where there is nobody to follow: a server like any other."""
         one = self.make(take_over=True)
@@ -178,3 +191,157 @@ class SuccessionTest(unittest.SynchronousTestCase):
         listening = Deferred.fromCoroutine(new.listen(wanted=True))
         self.assertIn("*:80", str(self.failureResultOf(listening, RefusedError).value))
         self.failureResultOf(Deferred.fromCoroutine(old.listen(wanted=True)), RefusedError)
+
+
+class TroubleTest(SuccessionCase):
+    """Answers that are lost, descriptors that are used up, ports that are taken."""
+
+    def logged(self, one: Any) -> list[str]:
+        lines: list[str] = []
+        one.log = type("Log", (), {})()
+        one.log.info = one.log.warn = lambda text, **more: None
+        one.log.error = lambda text, **more: lines.append(text.format(**more))
+        one.log.failure = lambda text, failure=None: lines.append(f"{text}: {failure}")
+        return lines
+
+    def test_answer_lost(self) -> None:
+        """The successor listens, but its answer is lost: it is told not to, until it knows."""
+        for mute in (1, 3):
+            old = self.make()
+            self.make(take_over=True)
+            lines = self.logged(old)
+            old.web.listening = True
+            other = Other()
+            other.mute = mute
+            giving = Deferred.fromCoroutine(old.give_way(other))
+            self.failureResultOf(giving, TimeoutError)
+            self.assertEqual((old.web.listening, old.settings.frozen), (True, ""))
+            self.reactor.advance(RETRY_S)
+            self.reactor.advance(RETRY_S)
+            self.assertEqual(other.heard, [{"listen": True}] + [{"listen": False}] * mute)
+            self.assertEqual(len(lines), 0 if mute == 1 else 1, "once, not at every try")
+            self.reactor.advance(60)
+            self.assertEqual(len(other.heard), 1 + mute)
+            self.directory = Path(self.mktemp()) / "state"
+
+    def test_who_asked_goes(self) -> None:
+        """Its request is cancelled while the successor is asked: one of the two listens."""
+        old = self.make()
+        old.web.listening = True
+        other = Other()
+        answers: list[Deferred[None]] = []
+
+        async def demand(method: str, path: str, body: object) -> None:
+            other.heard.append(body)
+            if not answers:
+                answers.append(Deferred())
+                await answers[0]
+
+        other.demand = demand  # type: ignore[method-assign]
+        giving = Deferred.fromCoroutine(old.give_way(other))
+        giving.cancel()
+        self.failureResultOf(giving, CancelledError)
+        self.assertEqual((old.web.listening, other.listening), (True, False))
+        self.assertEqual(old.settings.frozen, "")
+
+    def test_given_again(self) -> None:
+        """A successor that is to listen after all is not told otherwise by what came before."""
+        old = self.make()
+        self.make(take_over=True)
+        self.logged(old)
+        other = Other()
+        other.mute = 2
+        self.failureResultOf(Deferred.fromCoroutine(old.give_way(other)), TimeoutError)
+        self.asked(old.give_way(other))
+        self.reactor.advance(60)
+        self.assertTrue(other.listening)
+        self.assertFalse(old.web.listening)
+
+    def test_a_successor_that_is_gone(self) -> None:
+        """Nobody is told anything when there is nobody any more."""
+        old = self.make()
+        other = Other(ConnectionError("it is dead"))
+        self.asked(old.return_(other))
+        self.reactor.advance(60)
+        self.assertEqual(other.heard, [{"listen": False}])
+
+    def test_ports_are_taken(self) -> None:
+        """The successor goes on until this one has its ports back, however long that takes."""
+        old = self.make()
+        lines = self.logged(old)
+        other = Other()
+        self.asked(old.give_way(other))
+        old.web.failure = WebError("cannot listen on *:80")
+        returning = Deferred.fromCoroutine(old.return_(other))
+        for _ in range(5):
+            self.reactor.advance(RETRY_S)
+        self.assertNoResult(returning)
+        self.assertTrue(other.listening)
+        self.assertTrue(old.settings.frozen)
+        self.assertEqual(lines, ["cannot listen on *:80; it is tried again"])
+        old.web.failure = None
+        self.reactor.advance(RETRY_S)
+        self.successResultOf(returning)
+        self.assertEqual((old.web.listening, other.listening), (True, False))
+        self.assertEqual(old.settings.frozen, "")
+
+    def test_stopped_meanwhile(self) -> None:
+        """A service that stops tries no longer."""
+        old = self.make()
+        self.logged(old)
+        other = Other()
+        self.asked(old.give_way(other))
+        old.web.failure = WebError("cannot listen on *:80")
+        returning = Deferred.fromCoroutine(old.return_(other))
+        old.stopService()
+        self.failureResultOf(returning, CancelledError)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_no_descriptor_left(self) -> None:
+        """That the lock can't be asked for once does not end the waiting."""
+        old = self.make()
+        new = self.make(take_over=True)
+        lines = self.logged(new)
+
+        def claim(*_: object) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        self.patch(succession, "claim", claim)
+        self.end(old)
+        for _ in range(3):
+            self.reactor.advance(POLL_S)
+        self.assertTrue(new.waiting)
+        self.assertEqual(len(lines), 1)
+        self.assertIn("Too many open files", lines[0])
+        self.patch(succession, "claim", process.claim)
+        self.reactor.advance(POLL_S)
+        self.assertEqual(new.turns, [1])
+
+    def test_takes_over_in_the_end(self) -> None:
+        """A port that is taken at that moment: it is tried every second, then all is announced."""
+        old = self.make()
+        new = self.make(take_over=True)
+        lines = self.logged(new)
+        new.web.failure = WebError("cannot listen on *:80")
+        self.end(old)
+        self.reactor.advance(POLL_S)
+        for _ in range(3):
+            self.reactor.advance(RETRY_S)
+        self.assertEqual(new.turns, [], "not before it has a port")
+        self.assertEqual(len(lines), 1)
+        new.web.failure = None
+        self.reactor.advance(RETRY_S)
+        self.assertEqual((new.turns, new.web.listening), ([1], True))
+
+    def test_what_promotion_does_wrong(self) -> None:
+        """It is logged, and the ports stay open."""
+        old = self.make()
+        new = self.make(take_over=True)
+        lines = self.logged(new)
+        new.promoted = lambda: new.turns[0]
+        new.settings.failure = ValueError("whatever")  # type: ignore[assignment]
+        self.end(old)
+        self.reactor.advance(POLL_S)
+        self.assertTrue(new.web.listening)
+        self.assertEqual(len(lines), 2)
+        self.assertIn("IndexError", lines[1])
