@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,9 +66,13 @@ def socket_path(directory: Path, name: str) -> str:
     path = str(directory / name)
     if len(os.fsencode(path)) <= MAX_SUN_PATH:
         return path
-    # A descriptor that stays open: a long path comes but once in a process.
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    return f"/proc/self/fd/{descriptor}/{name}"
+    return f"/proc/self/fd/{_opened(directory)}/{name}"
+
+
+@lru_cache(maxsize=8)
+def _opened(directory: Path) -> int:
+    """A descriptor that stays open; a process has but one state directory."""
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def local_agent(reactor: Any, path: str, pool: Any = None) -> IAgent:
