@@ -32,6 +32,7 @@ class ListenerControlFactory(ControlServerFactory):
         meters: LevelFeed | None = None,
         **options: Any,
     ) -> None:
+        options.setdefault("log_to", streaming.log)
         super().__init__(self.session_tells, reactor=reactor, **options)
         self.streaming = streaming
         self.meters = meters

@@ -59,7 +59,6 @@ class ControlServerProtocol(  # type: ignore[misc]
     """One connection: feeds its :class:`ServerSession` and does what that wants."""
 
     session: ServerSession | None = None
-    _logger = Logger()
 
     def connectionMade(self) -> None:
         factory: ControlServerFactory = self.factory
@@ -222,13 +221,14 @@ class ControlServerProtocol(  # type: ignore[misc]
     def _tell_owner(self, event: events.ServerSessionEvent) -> None:
         if isinstance(event, events.SessionClosed) and event.cause == "abuse":
             self.deaf = True  # what else was sent in the same breath costs nothing
-            self._logger.warn(
+            self.factory.log_to.warn(
                 "{connection} ended: {reason}", connection=self.connection, reason=event.reason
             )
         try:
             self.factory.owner(self.connection, event)
         except Exception:
-            self._logger.failure("the owner of {connection} failed", connection=self.connection)
+            text = "the owner of {connection} failed"
+            self.factory.log_to.failure(text, connection=self.connection)
             if not isinstance(event, events.SessionClosed):
                 self.close(CLOSE_INTERNAL_ERROR, "internal error")
 
@@ -269,6 +269,7 @@ class ControlServerFactory(WebSocketServerFactory):
     :param compression: whether permessage-deflate (RFC 7692) is agreed to.
     :param allowed_origins: web pages of these may connect too, besides those of this server.
     :param random: gives numbers 0 <= x < 1, for spreading pings.
+    :param log_to: where what peers and owners do wrong is noted, in its own measure.
     :param between: called between two turns of work, for what must not wait for many of them.
     """
 
@@ -290,6 +291,7 @@ class ControlServerFactory(WebSocketServerFactory):
         allowed_origins: Collection[str] = (),
         random: Callable[[], float] = random.random,
         between: Callable[[], object] = lambda: None,
+        log_to: Logger | None = None,
     ) -> None:
         super().__init__(server=None, reactor=reactor)  # type: ignore[no-untyped-call]
         self.owner = owner
@@ -302,6 +304,7 @@ class ControlServerFactory(WebSocketServerFactory):
         self.allowed_origins = tuple(allowed_origins)
         self.random = random
         self.between = between
+        self.log_to = log_to or Logger()
         self.deflate = lru_cache(_COMPRESSED)(deflate)
         self.connections: set[ControlConnection] = set()
         self._past = Traffic(0.0)

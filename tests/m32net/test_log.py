@@ -13,11 +13,13 @@ from m32net.audio.events import DeviceLost, EngineFault
 from m32net.audio.service import AudioStatus
 from m32net.audio.watch import AudioWatch
 from m32net.log import RoomLog
+from m32net.streaming.control import ListenerControlFactory
 from m32net.streaming.negotiation import AudioOffer
 from m32net.streaming.registry import Limits, Registry
 from m32net.streaming.service import StreamingService
 from m32net.streaming.transmission import TransmissionConfig
 from protocols.control import messages
+from tests.support.websocket import CLOSE, TEXT, ByteClient, frame
 
 
 class Link:
@@ -49,9 +51,8 @@ class LevelTest(LogCase):
 
 
 class ListenerTest(LogCase):
-    def test_listener_and_reason(self) -> None:
-        clock = Clock()
-        service = StreamingService(
+    def service(self, clock: Clock) -> StreamingService:
+        return StreamingService(
             clock,
             Registry(AudioOffer((1,)), Limits(max_listeners=1), new_id=lambda: "client_1",
                      new_token=lambda: "t"),
@@ -63,6 +64,30 @@ class ListenerTest(LogCase):
             note_event=lambda *_: None,
             seconds=clock.seconds,
         )  # fmt: skip
+
+    def test_guests_are_under_the_threshold_too(self) -> None:
+        """What a guest provokes on the wire is a warning: not to be seen where errors are."""
+        clock = Clock()
+        factory = ListenerControlFactory(
+            self.service(clock), reactor=clock, seconds=clock.seconds, wall_ms=lambda: 0.0
+        )
+
+        def talk_too_much() -> list[dict[str, Any]]:
+            self.logged.clear()
+            client = ByteClient(factory)
+            client.open()
+            client.feed(frame(TEXT, b'{"type":"heartbeat"}') * 200)
+            self.assertEqual(client.heard()[-1][0], CLOSE)
+            return [one for one in self.logged if one["log_level"] >= LogLevel.info]
+
+        (warning,) = talk_too_much()
+        self.assertEqual(warning["log_level"], LogLevel.warn)
+        self.patch(RoomLog, "threshold", LogLevel.error)
+        self.assertEqual(talk_too_much(), [])
+
+    def test_listener_and_reason(self) -> None:
+        clock = Clock()
+        service = self.service(clock)
         link = Link()
         service.connected(link, "127.0.0.1")
         service.configure(link, messages.ClientConfig(udp_port=5004))
