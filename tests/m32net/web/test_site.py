@@ -40,6 +40,7 @@ class Root(Resource):
     def __init__(self) -> None:
         super().__init__()
         self.waiting: list[Request] = []
+        self.arguments: list[Any] = []
         self.putChild(b"", self)
         echoes = WebSocketServerFactory()
         echoes.protocol = EchoSocket
@@ -53,6 +54,7 @@ class Root(Resource):
             self.waiting.append(request)
             return NOT_DONE_YET
         assert request.content is not None
+        self.arguments.append(request.args)
         return b"%d bytes" % len(request.content.read())
 
 
@@ -133,6 +135,34 @@ class DeadlineCase(unittest.SynchronousTestCase):
             line.protocol.dataReceived(data[n : n + 1])
             self.clock.advance(every_s)
         return self.clock.seconds() - start
+
+
+class Costly(DeadlineCase):
+    def test_forms_are_not_taken_apart(self) -> None:
+        """CON-2: no route takes them, and Twisted needs seconds for 1 MiB of ampersands."""
+        for kind, body in (
+            (b"application/x-www-form-urlencoded", b"a=1&b=2"),
+            (b"multipart/form-data; boundary=x", b"--x\r\n\r\n1\r\n--x--\r\n"),
+        ):
+            head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+            answer = self.open().feed(head % (kind, len(body)) + body)
+            self.assertIn(b"%d bytes" % len(body), answer)
+            self.assertEqual(self.root.arguments.pop(), {})
+
+    def test_a_length_of_thousands_of_digits(self) -> None:
+        """CON-2: 400 wherever it stands; Python refuses to read it as a number."""
+        for lines in (
+            [b"Content-Length: " + b"9" * 5000],
+            [b"Content-Length:" + b"9" * 20, b"X: y"],
+        ):
+            line = self.open()
+            answer = line.feed(
+                b"POST / HTTP/1.1\r\nHost: x\r\n" + b"\r\n".join(lines) + b"\r\n\r\n"
+            )
+            self.assertIn(b"400 Bad Request", answer)
+            self.assertEqual(answer.count(b"HTTP/1.1"), 1)
+            self.assertTrue(line.closing)
+        self.assertEqual(self.site.refused[400], 2)
 
 
 class Slow(DeadlineCase):
