@@ -81,8 +81,8 @@ class SocketTest(unittest.TestCase):
         yield self.asked(short)
         yield self.asked(long)
         self.assertNotIn("d" * 120, socket_path(long, "s.sock"))
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(20):
             socket_path(long, "s.sock")
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before, "opened but once")
+        self.assertEqual(len(list(Path("/proc/self/fd").iterdir())), before, "opened but once")
         self.assertRaises(OSError, socket_path, long / "nowhere", "s.sock")
