@@ -309,6 +309,9 @@ class _PatientServer(tcp.Server):
         if hasattr(self, "socket"):
             apply(self.socket, self._options.closing())
         super().connectionLost(reason)
+        # What was not written is part of a cycle that may not be searched for in a long time.
+        self.dataBuffer = b""
+        self._tempDataBuffer, self._tempDataLen = [], 0
 
 
 def listen(
