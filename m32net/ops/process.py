@@ -6,6 +6,7 @@ Measured from the process's own clock and ``/proc``, without a further library.
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import gc
 import os
@@ -27,6 +28,9 @@ WINDOW: Final = 5
 """Intervals the CPU figure is averaged over."""
 FULL_SEARCH_AFTER: Final = 500
 """Searches of the middle generation before a full one; Python's own 10 come in seconds."""
+HANGING_S: Final = 1.0
+"""A process that has to end has this long for noticing it."""
+_STDERR: Final = 2
 _STATM: Final = Path("/proc/self/statm")
 
 
@@ -120,9 +124,25 @@ def steady_timers(reactor: Any) -> None:
 
 
 def end_within(seconds: int) -> None:
-    """Whatever hangs from now on, a disk or a library: the process ends then, with status 0."""
+    """Whatever hangs from now on, a disk or a library: the process has ended then.
+
+    With status 0, :data:`HANGING_S` before, where Python still runs.  Where it does not, because
+    the main thread does not come back from a library, a signal is not even noticed: then a thread
+    that needs no Python ends the process with status 1, and says on standard error where it hung,
+    unless that is somebody's terminal.
+    """
     signal.signal(signal.SIGALRM, lambda _number, _frame: os._exit(0))
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds - HANGING_S, seconds / 2))
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_where_it_hung())
+
+
+def _where_it_hung() -> int:
+    """A descriptor for what only programmers understand."""
+    try:
+        os.fstat(_STDERR)
+    except OSError:  # closed
+        return os.open(os.devnull, os.O_WRONLY)
+    return os.open(os.devnull, os.O_WRONLY) if os.isatty(_STDERR) else _STDERR
 
 
 def claim(directory: Path, name: str = "server.lock") -> int:
