@@ -81,7 +81,8 @@ RECONNECT_AFTER_S: Final = 60.0
 STOP_S: Final = 30
 """The server has ended after this time, whatever a client, a disk or a library does (CON-50)."""
 ANSWER_S: Final = 10.0
-"""How long a request that is under way may take until the server stops without it."""
+"""How long requests that are under way may take, and their answers to be sent, until the server
+stops without them."""
 
 
 def fail(reason: str) -> NoReturn:
@@ -422,7 +423,9 @@ class Server(MultiService):
         )
         self.log.info("Stopping; {told} listeners were told", told=told)
         yield self.control.close_all(reason="maintenance")
+        begin = self.reactor.seconds()
         yield self.web.site.all_answered(ANSWER_S)
+        self.web.closing_s = max(1.0, ANSWER_S - (self.reactor.seconds() - begin))
         yield super().stopService()  # type: ignore[no-untyped-call]
 
     # -- what rooms tell each other --------------------------------------------------------

@@ -66,6 +66,7 @@ class WebService(Service):
         IOpenSSLServerConnectionCreator.
     :param share_port: listen beside another server of this user on the same ports.
     :param between: called between two pieces of work, for what must not wait for many of them.
+    :ivar closing_s: how long peers have to take their answers when it stops.
     :ivar listens_at_start: False: it waits for :meth:`listen_again`.
     :ivar ports: what it listens on, in the order of ``endpoints``, then ``tls_endpoints``.
     :ivar tls_ports: those of them that speak TLS.
@@ -93,6 +94,7 @@ class WebService(Service):
         self._endpoints += [(one, tls) for one in tls_endpoints if tls is not None]
         self._mptcp = mptcp
         self._share_port = share_port
+        self.closing_s = 10.0
         self.listens_at_start = True
         self.limits = limits or AdmissionLimits(exempt=LOOPBACK)
         self.guard = Guard(
@@ -208,11 +210,12 @@ class WebService(Service):
         return DeferredList([one for one in closing if isinstance(one, Deferred)])
 
     def stopService(self) -> Deferred[Any]:
-        """Listen no more and close all connections; fires when the ports are free."""
+        """Listen no more and close all connections, which get what has been written to them.
+
+        Fires when the ports are free and nothing is open, after :attr:`closing_s` at most.
+        """
         super().stopService()  # type: ignore[no-untyped-call]
-        stopped = self.stop_listening()
-        self.guard.close_all()
-        return stopped
+        return DeferredList([self.stop_listening(), self.guard.close_all(self.closing_s)])
 
     def _listen_all(self, share_port: bool) -> None:
         try:

@@ -103,6 +103,7 @@ class Guard:
         self.bytes_sent = 0
         self.being_refused = 0
         self.untold = 0
+        self._emptied: list[defer.Deferred[None]] = []
 
     def judge(self, host: str) -> tuple[Verdict, bytes | None]:
         """Whether ``host`` may come in; if not, what it is to be told, or None for nothing."""
@@ -125,12 +126,37 @@ class Guard:
         self.limits = limits
         self.admission.change(limits)
 
-    def close_all(self) -> None:
-        """Close what is still open, in order; under TLS, its end is said first."""
+    def close_all(self, within_s: float = 0.0) -> defer.Deferred[None]:
+        """Close what is still open, in order; under TLS, its end is said first.
+
+        :param within_s: for peers to take what has been written to them; then they are cut off.
+        :returns: fires when nothing is open any more.
+        """
         for connection in list(self.connections):
-            if isinstance(connection.wrappedProtocol, TLSMemoryBIOProtocol):
-                connection.wrappedProtocol.loseConnection()  # type: ignore[no-untyped-call]
-            connection.loseConnection()  # type: ignore[no-untyped-call]
+            connection.end()
+        done: defer.Deferred[None] = defer.Deferred()
+        if not self.connections:
+            done.callback(None)
+            return done
+        self._emptied.append(done)
+        late = self.clock.callLater(within_s, self._cut_off)
+
+        def in_time(_: None) -> None:
+            if late.active():
+                late.cancel()
+
+        return done.addCallback(in_time)
+
+    def _cut_off(self) -> None:
+        for connection in list(self.connections):
+            connection.abortConnection()  # type: ignore[no-untyped-call]
+
+    def left(self) -> None:
+        """A connection is no more; for :class:`GuardedConnection`."""
+        if not self.connections:
+            emptied, self._emptied = self._emptied, []
+            for one in emptied:
+                one.callback(None)
 
 
 class GuardedConnection(ProtocolWrapper):
@@ -183,6 +209,19 @@ class GuardedConnection(ProtocolWrapper):
     def setTcpKeepAlive(self, enabled: bool) -> None:
         """The options decide, not what is inside."""
 
+    def end(self) -> None:
+        """Close it once all that was written has been sent.
+
+        Who writes is told of no more room: a producer that waits for some would keep the
+        transport from closing.
+        """
+        inside = self.wrappedProtocol
+        if isinstance(inside, TLSMemoryBIOProtocol):
+            inside.unregisterProducer()  # type: ignore[no-untyped-call]
+            inside.loseConnection()  # type: ignore[no-untyped-call]
+        self.unregisterProducer()  # type: ignore[no-untyped-call]
+        self.loseConnection()  # type: ignore[no-untyped-call]
+
     def info(self) -> TcpInfo | None:
         """What the kernel says of it now; None where it says nothing."""
         number = getattr(socket, "TCP_INFO", None)
@@ -199,6 +238,7 @@ class GuardedConnection(ProtocolWrapper):
         if not self._guard.held[self._key]:
             del self._guard.held[self._key]
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        self._guard.left()
         self._guard.between()
 
     def _sent(self, size: int) -> None:

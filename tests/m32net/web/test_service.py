@@ -44,6 +44,16 @@ class Echo(Resource):
         return b"%d" % len(request.content.read())
 
 
+class Large(Resource):
+    """Answers with more than sockets hold."""
+
+    isLeaf = True
+    SIZE = 3_000_000
+
+    def render(self, request: Request) -> bytes:
+        return bytes(self.SIZE)
+
+
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -286,6 +296,29 @@ class Reading(Protocol):
         self.lost.callback(self.received)
 
 
+class SlowReading(Reading):
+    """Takes a pause after each piece."""
+
+    _pause: Any = None
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        if self._pause is None:
+            transport: Any = self.transport
+            transport.pauseProducing()
+            self._pause = reactor.callLater(0.01, self.go_on)  # type: ignore[attr-defined]
+
+    def go_on(self) -> None:
+        self._pause = None
+        transport: Any = self.transport
+        transport.resumeProducing()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+        super().connectionLost(reason)
+
+
 class Real(unittest.TestCase):
     """On 127.0.0.1, with the real reactor."""
 
@@ -341,6 +374,40 @@ class Real(unittest.TestCase):
         yield web.stopService()
         yield client.lost
         self.assertEqual(web.ports, [])
+
+    @defer.inlineCallbacks
+    def test_slow_reader_gets_all(self) -> Any:
+        """CON-50: an answer under way is sent to its end before the server has stopped."""
+        tls = ssl.PrivateCertificate.loadPEM(self_signed("localhost")).options()
+        at = "tcp:0:interface=127.0.0.1"
+        for secure in (False, True):
+            web = self.start(Large(), tls_endpoints=[at], tls=tls)
+            port = web.ports[int(secure)].getHost().port
+            endpoint: Any = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+            if secure:
+                endpoint = SSL4ClientEndpoint(reactor, "127.0.0.1", port, ssl.CertificateOptions())
+            client = yield connectProtocol(endpoint, SlowReading(GET))
+            yield client.enough
+            yield web.site.all_answered(10)
+            stopped = web.stopService()
+            self.assertNoResult(stopped)
+            self.assertLess(len(client.received), Large.SIZE // 2)
+            self.assertGreater(len((yield client.lost)), Large.SIZE)
+            yield stopped
+            self.assertEqual(web.connections(), [])
+
+    @defer.inlineCallbacks
+    def test_who_reads_nothing_is_cut_off(self) -> Any:
+        """CON-50: stopping has a bound, whatever a client does."""
+        web = self.start(Large())
+        client = yield self.connect(web, GET)
+        yield client.enough
+        client.transport.pauseProducing()
+        web.closing_s = 0.2
+        yield web.stopService()
+        self.assertEqual(web.connections(), [])
+        client.transport.resumeProducing()
+        self.assertLess(len((yield client.lost)), Large.SIZE)
 
     @defer.inlineCallbacks
     def test_websocket_counts_until_it_is_closed(self) -> Any:
