@@ -255,8 +255,12 @@ class ITrust(Protocol):
         """SHA-256 of it, as colon-separated hexadecimal, for comparing by eye."""
         ...
 
-    def is_peer(self, certificate: Any) -> bool:
-        """Whether this client certificate (pyOpenSSL ``X509``) is another m32net server's."""
+    def is_peer(self, certificate: Any, chain: Sequence[Any] = ()) -> bool:
+        """Whether this client certificate (pyOpenSSL ``X509``) is another m32net server's.
+
+        :param chain: of the same kind, what the client sent besides: CAs between its own and one
+            that is trusted.
+        """
         ...
 
     def status(self) -> TrustStatus: ...

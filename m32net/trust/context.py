@@ -145,11 +145,10 @@ def client_options(
             KeyPair(_key(identity.pair.key)),  # type: ignore[no-untyped-call]
         )
     chain = [_x509(one) for one in identity.chain]
-    roots = [Certificate(_x509(one)) for one in believed]  # type: ignore[no-untyped-call]
     return PinningClient(
         optionsForClientTLS(
             host,
-            trustRoot=trustRootFromCertificates(roots),  # type: ignore[no-untyped-call]
+            trustRoot=authorities(believed),
             clientCertificate=own,
             acceptableProtocols=[PEER_PROTOCOL, HTTP],
             extraCertificateOptions={"extraCertChain": chain} if own and chain else None,
@@ -168,13 +167,27 @@ def proves_clients(certificate: x509.Certificate) -> bool:
     )
 
 
-def is_signed_by(certificate: crypto.X509, believed: Sequence[x509.Certificate]) -> bool:
-    """Whether a client's certificate is one of these, or valid and signed by one of these."""
+def authorities(believed: Sequence[x509.Certificate]) -> Any:
+    """Whom a client is to trust, for Twisted's ``trustRoot``."""
+    roots = [Certificate(_x509(one)) for one in believed]  # type: ignore[no-untyped-call]
+    return trustRootFromCertificates(roots)  # type: ignore[no-untyped-call]
+
+
+def is_signed_by(
+    certificate: crypto.X509,
+    believed: Sequence[x509.Certificate],
+    chain: Sequence[crypto.X509] = (),
+) -> bool:
+    """Whether a client's certificate is one of these, or valid and signed by one of these.
+
+    :param chain: what the client sent besides, in any order: CAs between the two.  They are
+        believed as far as those in ``believed`` vouch for them.
+    """
     if not proves_clients(certificate.to_cryptography()):
         return False
     store = _store(crypto.X509Store(), believed)
     try:
-        crypto.X509StoreContext(store, certificate).verify_certificate()
+        crypto.X509StoreContext(store, certificate, list(chain)).verify_certificate()
     except crypto.X509StoreContextError:
         return False
     return True

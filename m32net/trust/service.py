@@ -8,7 +8,7 @@ in use and shows on ``/health``; only at the start is it an error.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,10 +101,13 @@ class TrustService(Service):
         """For one connection to another server, which must prove to be ``host``."""
         return client_options(host, self._now.identity, self._now.believed())
 
-    def is_peer(self, certificate: Any) -> bool:
-        """Whether a client's certificate (pyOpenSSL ``X509`` or None) is another server's."""
+    def is_peer(self, certificate: Any, chain: Sequence[Any] = ()) -> bool:
+        """Whether a client's certificate (pyOpenSSL ``X509`` or None) is another server's.
+
+        :param chain: what it sent besides.
+        """
         return isinstance(certificate, crypto.X509) and is_signed_by(
-            certificate, self._now.believed()
+            certificate, self._now.believed(), chain
         )
 
     # -- for people --------------------------------------------------------------------------------

@@ -159,5 +159,8 @@ class MigrationRoutes:
         """:raises RefusedError: this is neither a server that is trusted nor the engineer."""
         transport: Any = getattr(request.channel, "transport", None)
         shown = getattr(transport, "getPeerCertificate", lambda: None)()
-        if shown is None or self.trust is None or not self.trust.is_peer(shown):
-            self.admin(request)
+        if shown is not None and self.trust is not None:
+            chain = transport.getHandle().get_peer_cert_chain() or ()
+            if self.trust.is_peer(shown, chain):
+                return
+        self.admin(request)

@@ -214,8 +214,8 @@ class FakeTrust:
     def ca_fingerprint(self) -> str:
         return "" if self.pem is None else "AB:CD"
 
-    def is_peer(self, certificate: Any) -> bool:
-        return certificate in self.peers
+    def is_peer(self, certificate: Any, chain: Sequence[Any] = ()) -> bool:
+        return certificate in self.peers or bool(set(chain) & set(self.peers))
 
     def status(self) -> TrustStatus:
         return TrustStatus(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from m32net.interfaces import RefusedError
-from m32net.trust.identity import LocalAuthority
+from m32net.trust.authority import Pair, new_key
+from m32net.trust.identity import GivenFiles, LocalAuthority
 from m32net.trust.names import Names
 from m32net.trust.peers import peer_agent
 from m32net.trust.service import TrustService
+from tests.m32net.trust.made import key_pem, pem, signed
 from tests.support.processes import missing
 
+NOW = datetime.now(UTC)  # OpenSSL judges by the system's clock
+DAYS = {"begin": NOW - timedelta(days=1), "end": NOW + timedelta(days=9)}
 HERE = Names.of(["localhost", "one.local"], ["127.0.0.1"])
 
 
@@ -36,8 +41,10 @@ class Who(Resource):
         self.trust = trust
 
     def render_GET(self, request: Request) -> bytes:
-        certificate: Any = request.transport.getPeerCertificate()  # type: ignore[union-attr]
-        return b"a peer" if self.trust.is_peer(certificate) else b"anybody"
+        transport: Any = request.transport
+        chain = transport.getHandle().get_peer_cert_chain() or ()
+        is_peer = self.trust.is_peer(transport.getPeerCertificate(), chain)
+        return b"a peer" if is_peer else b"anybody"
 
 
 class TlsCase(unittest.TestCase):
@@ -195,6 +202,25 @@ class PeersTest(TlsCase):
         """CON-32: a server and its successor on the same state directory are peers."""
         port = self.listen(self.server("one"))
         self.assertEqual(await self.get(self.server("one"), f"https://127.0.0.1:{port}/"), "a peer")
+
+    async def test_ca_between(self) -> None:
+        """CON-32: a server with a certificate of a CA under the one that is believed."""
+        top, between = new_key(), new_key()
+        root = Pair(signed(top, ["root.example"], ca=True, **DAYS), top)
+        middle = signed(between, ["between.example"], by=root, ca=True, **DAYS)
+        key = new_key()
+        own = signed(key, ["localhost"], by=Pair(middle, between), **DAYS)
+        (self.directory / "root.pem").write_bytes(pem(root.certificate))
+        (self.directory / "peer.key").write_bytes(key_pem(key))
+        self.server("one")
+        one = self.server("one", self.directory / "root.pem")
+        port = self.listen(one)
+        for sent, is_peer in (((own, middle), True), ((own,), False)):
+            (self.directory / "peer.pem").write_bytes(pem(*sent))
+            given = GivenFiles(self.directory / "peer.pem", self.directory / "peer.key")
+            two = TrustService(given, Clock(), peer_ca=self.ca("one"), names=lambda: HERE)
+            said = await self.get(two, f"https://localhost:{port}/")
+            self.assertEqual(said == "a peer", is_peer, said)
 
     async def test_wrong_ca(self) -> None:
         """CON-32: a server whose CA is not believed is refused, in words that say what to do."""

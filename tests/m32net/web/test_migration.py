@@ -82,6 +82,12 @@ class PeerTest(WebCase):
             def getPeerCertificate(self) -> Any:
                 return certificate
 
+            def getHandle(self) -> Any:
+                return self
+
+            def get_peer_cert_chain(self) -> Any:
+                return routes.get("chain")
+
         class Channel:
             transport = Transport()
 
@@ -100,3 +106,9 @@ class PeerTest(WebCase):
         self.assertTrue(self.refused("stranger"))
         self.assertTrue(self.refused(None))
         self.assertTrue(self.refused("stage-b", tls=False))
+
+    def test_chain(self) -> None:
+        """CON-32: what the other server sends besides its certificate is looked at, too."""
+        self.trust.peers.append("its CA")
+        self.assertFalse(self.refused("stage-b", chain=["between", "its CA"]))
+        self.assertTrue(self.refused("stage-b", chain=["between"]))
