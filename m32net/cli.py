@@ -7,7 +7,6 @@ questions one has at the desk.  Each sub-command loads what it needs when it run
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from twisted.python import usage
 
 from m32net import __version__
 from m32net.ops.process import steady_timers
+from m32net.printable import printable, printable_json
 
 Command = Callable[[Any, Any], "defer.Deferred[int]"]
 """Takes the reactor and the options; its Deferred gives the exit status."""
@@ -132,10 +132,10 @@ def discover(reactor: Any, options: Mapping[str, Any]) -> Any:
             {"name": one.name, "url": one.url, "version": one.version, "role": one.role}
             for one in found
         ]
-        print(json.dumps(rows, ensure_ascii=False))
+        print(printable_json(rows))
     else:
         for one in found:
-            print(f"{one.url:32} {one.name}  {one.role}, version {one.version}")
+            print(printable(f"{one.url:32} {one.name}  {one.role}, version {one.version}"))
     if not found:
         print("No m32net server announces itself here.", file=sys.stderr)
     return 0 if found else 1
@@ -151,10 +151,10 @@ def devices(_reactor: Any, options: Mapping[str, Any]) -> defer.Deferred[int]:
         raise CommandError(str(reason)) from None
     if options["json"]:
         rows = [{"index": d.index, "name": d.name, "channels": d.channels} for d in found]
-        print(json.dumps(rows, ensure_ascii=False))
+        print(printable_json(rows))
     else:
         for device in found:
-            print(f"{device.index:3}  {device.channels:3} channels  {device.name}")
+            print(printable(f"{device.index:3}  {device.channels:3} channels  {device.name}"))
     if not found:
         print("No sound device that can capture was found.", file=sys.stderr)
     return defer.succeed(0 if found else 1)

@@ -16,18 +16,24 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import treq
-from treq.client import HTTPClient
-from twisted.internet import defer, ssl, task
+from twisted.internet import defer, task
 from twisted.python import usage
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.iweb import IAgent
 
+from m32net.asking import ask, words
 from m32net.config import default_state_dir
 from m32net.ops.local import SERVER_SOCKET, local_agent, read_token, socket_path
+from m32net.printable import printable, printable_json
+from m32net.trust.context import authorities
+from m32net.trust.files import TrustError
+from m32net.trust.identity import certificates
 
 POLL_S: Final = 0.5
 TIMEOUT_S: Final = 30.0
 """For the first answer; the server looks at the new one meanwhile."""
+MAX_ANSWER: Final = 16 * 1024 * 1024
+"""As many listeners as there may be, each with the longest name: some 12 MB."""
 PASSWORD_VARIABLE: Final = "M32NET_PASSWORD"  # noqa: S105 - the variable's name
 OVER: Final = {"done": 0, "incomplete": 3, "failed": 1, "cancelled": 1}
 """Exit status by the state it ends in."""
@@ -93,51 +99,49 @@ class MigrateOptions(usage.Options):
 class Server:
     """The REST interface of the old server, with a log-in.
 
+    :param clock: for time-outs.
     :param agent: keeps its connection: while a successor takes over, a new one reaches that.
     """
 
     def __init__(
         self,
-        agent: Any,
+        clock: Any,
+        agent: IAgent,
         base: str,
         token: str = "",  # nosec B107 # none yet
     ) -> None:
-        self._client = HTTPClient(agent)
+        self._clock = clock
+        self._agent = agent
         self._base = base
         self.token = token
 
     @defer.inlineCallbacks
     def call(self, method: str, path: str, body: object = None) -> Any:
         """:raises MigrateError: what the server refuses, in its words."""
-        headers: dict[bytes | str, bytes | str] = {}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
-        more: dict[str, Any] = {}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            more["data"] = msgspec.json.encode(body)
         try:
-            response = yield self._client.request(
-                method, self._base + path, headers=headers, timeout=TIMEOUT_S, **more
+            answer = yield ask(
+                self._clock,
+                self._agent,
+                method,
+                self._base + path,
+                headers={"Authorization": f"Bearer {self.token}"} if self.token else None,
+                body=None if body is None else msgspec.json.encode(body),
+                timeout_s=TIMEOUT_S,
+                limit=MAX_ANSWER,
             )
-            data = yield treq.content(response)
         except Exception as error:
-            raise MigrateError(f"the server does not answer: {_words(error)}") from None
+            raise MigrateError(f"the server does not answer: {printable(words(error))}") from None
         try:
-            found = json.loads(data)
-        except ValueError:
+            found = json.loads(answer.body)
+        except (ValueError, RecursionError):
             found = None
-        if response.code != 200 or not isinstance(found, dict):
-            why = found.get("error", {}).get("message") if isinstance(found, dict) else None
-            raise MigrateError(why or f"the server answers with status {response.code}")
-        return found
-
-
-def _words(error: Exception) -> str:
-    reasons = getattr(error, "reasons", None)
-    if reasons:
-        error = getattr(reasons[0], "value", error)
-    return str(error) or type(error).__name__
+        if answer.status == 200 and isinstance(found, dict):
+            return found
+        said = found.get("error") if isinstance(found, dict) else None
+        why = said.get("message") if isinstance(said, dict) else None
+        raise MigrateError(
+            printable(str(why)) if why else f"the server answers with status {answer.status}"
+        )
 
 
 @defer.inlineCallbacks
@@ -153,16 +157,13 @@ def _connect(reactor: Any, options: Mapping[str, Any]) -> Any:
                 f"there is no server in {directory} that you may move; name it with --state-dir, "
                 "or --server if it runs elsewhere"
             ) from None
-        return Server(local_agent(reactor, path, pool), "http://localhost", token)
+        return Server(reactor, local_agent(reactor, path, pool), "http://localhost", token)
     base = options["server"].rstrip("/")
     if not base.startswith(("http://", "https://")):
         base = f"http://{base}"
-    try:
-        policy = BrowserLikePolicyForHTTPS(_trust(options["ca"]))  # type: ignore[no-untyped-call]
-    except Exception as error:
-        raise MigrateError(f"cannot use {options['ca']}: {_words(error)}") from None
+    policy = BrowserLikePolicyForHTTPS(_trust(options["ca"]))  # type: ignore[no-untyped-call]
     agent: Any = Agent(reactor, policy, pool=pool)  # type: ignore[no-untyped-call]
-    server = Server(agent, base)
+    server = Server(reactor, agent, base)
     password = os.environ.get(PASSWORD_VARIABLE)
     if password is None:
         password = getpass.getpass(f"Password of {options['user']}: ")
@@ -174,11 +175,13 @@ def _connect(reactor: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _trust(path: str | None) -> Any:
+    """:raises MigrateError: there is nothing in it to trust."""
     if path is None:
         return None
-    return ssl.trustRootFromCertificates(
-        [ssl.Certificate.loadPEM(Path(path).read_bytes())]  # type: ignore[no-untyped-call]
-    )
+    try:
+        return authorities(certificates(Path(path)))
+    except TrustError as error:
+        raise MigrateError(str(error)) from None
 
 
 class Display:
@@ -191,7 +194,7 @@ class Display:
 
     def show(self, status: Mapping[str, Any]) -> None:
         """Print what has changed since the last time."""
-        text = json.dumps(status, ensure_ascii=False) if self._json else sentence(status)
+        text = printable_json(status) if self._json else sentence(status)
         if text == self._last:
             return
         if self._terminal:
@@ -207,7 +210,7 @@ class Display:
 
 
 def sentence(status: Mapping[str, Any]) -> str:
-    """A status in one line."""
+    """A status in one line, fit for a terminal."""
     state, moves = status["state"], status["moves"]
     if state == "idle":
         return "No migration has been asked for."
@@ -225,7 +228,7 @@ def sentence(status: Mapping[str, Any]) -> str:
     stayed = [one["name"] or one["client_id"] for one in moves if one["state"] == "stayed"]
     if state == "incomplete":
         line += f"; still here: {', '.join(stayed[:20])}" + (", …" if len(stayed) > 20 else "")
-    return line
+    return printable(line)
 
 
 @defer.inlineCallbacks

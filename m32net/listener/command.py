@@ -30,6 +30,7 @@ from m32net.listener.report import Progress, json_line, status_line, summary_tex
 from m32net.listener.server_api import http_client
 from m32net.listener.session import ListenerError, Session
 from m32net.listener.settings import Mix, MixError, load_book
+from m32net.printable import printable
 
 _SWITCH_INTERVAL_S: Final = 0.0005
 
@@ -167,7 +168,7 @@ class Listening:
 
     def _say(self, text: str) -> None:
         self._clear_line()
-        self._note(text)
+        self._note(printable(text))
 
     def _fail(self, text: str) -> None:
         self._status = 1

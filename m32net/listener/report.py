@@ -5,13 +5,13 @@ Formatting only: figures in, dictionaries and text out.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from m32net.listener.figures import Figures, Interval
 from m32net.listener.mixer import Meters
 from m32net.listener.receiver import Receiver
 from m32net.listener.session import Session
+from m32net.printable import printable_json
 
 
 class Progress:
@@ -122,8 +122,8 @@ class Progress:
 
 
 def json_line(report: dict[str, Any]) -> str:
-    """One line of JSON."""
-    return json.dumps(report, ensure_ascii=False, separators=(",", ":"))
+    """One line of JSON, fit for a terminal."""
+    return printable_json(report, (",", ":"))
 
 
 def status_line(report: dict[str, Any], width: int) -> str:
