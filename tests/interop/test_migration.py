@@ -287,6 +287,28 @@ class TwoServersTest(MigrationCase):
         for summary in self.finish(children):
             self.assertEqual((summary["lost"], summary["reconnects"], summary["moves"]), (0, 0, []))
 
+    def taken(self, server: ServerProcess) -> None:
+        """Newcomers are, on HTTP and on the WebSocket."""
+        self.assertEqual(status_of(server.url + "/audio-meta"), (200, None))
+        (told, first), *more = exchange(server.port, [{"type": "hello"}])
+        self.assertEqual((told, json.loads(first)["type"]), (TEXT, "welcome"))
+        self.assertNotIn(CLOSE, [opcode for opcode, _ in more])
+
+    def test_again(self) -> None:
+        """CON-51: begun again when all is done, and called off or refused then: newcomers are
+        taken, not sent away for ever.
+        """
+        old, new = self.serve("--source=test"), self.serve("--source=test", name="b")
+        small = self.serve("--source=test", "--channels=4", name="c")
+        for end, status in ((["--cancel"], 0), ([f"--to={HOST}:{small.port}"], 1)):
+            for _ in range(2):
+                mover = self.migrate(f"--to={HOST}:{new.port}", "--after=0")
+                self.assertEqual(mover.wait(60), 0, mover.text())
+                self.assertEqual(status_of(old.url + "/audio-meta")[0], 307)
+            ending = self.migrate(*end)
+            self.assertEqual(ending.wait(60), status, ending.text())
+            self.taken(old)
+
     def test_new_server_dies(self) -> None:
         """CON-51: when it no longer answers, nobody is sent there; the old one goes on."""
         old, new = self.serve("--source=test"), self.serve("--source=test", name="b")
@@ -461,6 +483,35 @@ class RollingUpgradeTest(MigrationCase):
         (summary,) = self.finish(children)
         self.assertEqual((len(summary["moves"]), summary["reconnects"]), (1, 0))
         self.assertEqual(new.stop(), 0, new.text())
+
+    def test_again_and_called_off(self) -> None:
+        """CON-51: begun again by the same address, it is the successor's; called off, the old
+        server alone listens and takes settings.
+        """
+        old, same = self.pair("--source=test")
+        token = (self.directory / "a" / "admin-token").read_text().strip()
+        assert old.port
+
+        def answering() -> set[int]:
+            shown = (old.call("GET", "/api/migration", token=token)[1] for _ in range(10))
+            return {one["pid"] for one in shown}
+
+        new = self.follow(same)
+        for _ in range(2):
+            mover = self.migrate(f"--to={HOST}:{old.port}", "--after=0")
+            self.assertEqual(mover.wait(60), 0, mover.text() + old.text() + new.text())
+            self.assertEqual(answering(), {new.pid})
+        cancel = self.migrate("--cancel")
+        self.assertEqual(cancel.wait(60), 0, cancel.text())
+        wait_for(lambda: answering() == {old.pid}, "the old one listens, the successor does not")
+        self.assertEqual(old.call("PUT", "/api/settings", {"max_listeners": 7}, token)[0], 200)
+        again = self.migrate(f"--to={HOST}:{old.port}", "--after=0")
+        self.assertEqual(again.wait(60), 0, again.text())
+        self.assertEqual(old.stop(), 0, old.text())
+        wait_for(lambda: "Engineer:" in new.text(), "the successor has taken over", 10)
+        self.assertEqual(answering(), {new.pid})
+        for server in (old, new):
+            self.assertNotIn("Traceback", server.text())
 
     def test_settings_changed_before(self) -> None:
         """CON-51: what the old one stores after its successor started is what counts."""
