@@ -10,6 +10,7 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from twisted.application.service import MultiService
@@ -59,7 +60,7 @@ from m32net.settings import (
 )
 from m32net.store.service import SettingsService, open_settings
 from m32net.streaming.control import ListenerControlFactory
-from m32net.streaming.door import Door
+from m32net.streaming.door import ARRIVAL_S, Door
 from m32net.streaming.meters import LevelFeed
 from m32net.streaming.moving import MigrationService
 from m32net.streaming.negotiation import AudioOffer
@@ -300,7 +301,7 @@ class Server(MultiService):
             agent_for_peers=peers,
             succession=self.succession,
             note_event=self.settings.note_event,
-            expect_host=web.expect,
+            expect_host=partial(web.expect, for_s=ARRIVAL_S),
         )
 
     def _introduce(self) -> Introduction:

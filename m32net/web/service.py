@@ -131,7 +131,7 @@ class WebService(Service):
             self._log.info("{address} may connect again", address=address)
         return lifted
 
-    def expect(self, host: str, for_s: float = 60.0) -> None:
+    def expect(self, host: str, for_s: float) -> None:
         """Listeners from ``host`` have been announced: its connections are not limited so long."""
         self.guard.admission.expect(host, self._reactor.seconds() + for_s)
 

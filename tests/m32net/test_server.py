@@ -10,8 +10,11 @@ from twisted.trial import unittest
 
 from m32net.config import ServerConfig
 from m32net.fittings import CONNECTIONS_BESIDES
+from m32net.interfaces import Arrival
 from m32net.server import Server
 from m32net.settings import ServerSettingsChanged, changed_settings
+from m32net.streaming.door import ARRIVAL_S
+from protocols.tcp.admission import Verdict
 
 
 class Told(unittest.TestCase):
@@ -32,3 +35,12 @@ class Told(unittest.TestCase):
         limits = self.server.web.limits
         self.assertEqual(limits.max_connections, 700 + CONNECTIONS_BESIDES)
         self.assertEqual(self.server.web.guard.admission.limits, limits)
+
+    def test_announced_late(self) -> None:
+        """CON-51: a host is expected for as long as its listeners are: a move may take an hour."""
+        host = "192.0.2.7"
+        self.server.migration.expect([Arrival("client_a", "t" * 43, "Anna", host)])
+        admission, now = self.server.web.guard.admission, reactor.seconds()  # type: ignore[attr-defined]
+        for seconds in (0.0, 3600.0, ARRIVAL_S - 1):
+            for _ in range(50):
+                self.assertIs(admission.arrive(host, now + seconds), Verdict.ADMIT)

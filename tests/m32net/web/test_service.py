@@ -487,7 +487,7 @@ class Real(unittest.TestCase):
         self.assertEqual(counters['http_connections_refused_total{reason="blocked"}'], 1)
         self.assertTrue(web.unblock("127.0.0.1"))
         self.assertFalse(web.unblock("127.0.0.1"))
-        web.expect("127.0.0.1")
+        web.expect("127.0.0.1", 60.0)
         for _ in range(15):
             client = yield self.connect(web, GET.replace(b"1.1", b"1.0"))
             self.assertIn(b"200 OK", (yield client.lost))
