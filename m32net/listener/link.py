@@ -64,7 +64,7 @@ class Wishes:
 class Means:
     """What a listener has to reach servers with.
 
-    :ivar http: treq, or something like it.
+    :ivar http: for REST, from :func:`~m32net.listener.server_api.http_client`.
     :ivar interface: local address to connect from; empty for any.
     :ivar trust: what servers' certificates are checked by; None: what the system trusts.
     :ivar environment: for the thresholds (STR-27).

@@ -1,20 +1,19 @@
 """What a listener asks the server over HTTP: ``/audio-meta``, thresholds, and its own report.
 
-Thin calls through treq, each with a time-out and a bound on the answer.
+Thin calls, each within the bounds of :mod:`m32net.asking`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import treq
 from msgspec import Struct
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -27,13 +26,15 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from m32net.asking import MAX_ANSWER, TIMEOUT_S, Answer, AnswerError, ask
 from m32net.listener.thresholds import ThresholdError, Thresholds
 
-TIMEOUT_S: Final = 5.0
 KEPT_S: Final = 30.0
 """How long an unused connection is kept: longer than between two reports, shorter than the 60 s
 after which the server ends it."""
-MAX_ANSWER: Final = 1024 * 1024
+
+Ask = Callable[..., "Deferred[Answer]"]
+""":func:`m32net.asking.ask` without its first two arguments."""
 
 
 class ServerApiError(Exception):
@@ -130,8 +131,8 @@ def endpoint(
     return found
 
 
-def http_client(reactor: Any, interface: str = "", trust: Trust | None = None) -> HTTPClient:
-    """An HTTP client that connects as the control connection does.
+def http_client(reactor: Any, interface: str = "", trust: Trust | None = None) -> Ask:
+    """HTTP over connections like the control connection.
 
     It keeps one connection to a server open: a server admits few new ones a minute (CON-30).
     """
@@ -149,31 +150,31 @@ def http_client(reactor: Any, interface: str = "", trust: Trust | None = None) -
     pool.maxPersistentPerHost = 1
     pool.cachedConnectionTimeout = KEPT_S
     agent: Any = Agent  # untyped in Twisted
-    return HTTPClient(agent.usingEndpointFactory(reactor, Endpoints(), pool))
+    return partial(ask, reactor, agent.usingEndpointFactory(reactor, Endpoints(), pool))
 
 
 class ServerApi:
     """The REST interface of one server.
 
-    :param client: treq, or something with its ``get`` and ``post``.
+    :param http: from :func:`http_client`.
     :param base: ``http://host:port``.
     """
 
-    def __init__(self, client: Any, base: str) -> None:
-        self._client = client
+    def __init__(self, http: Ask, base: str) -> None:
+        self._http = http
         self._base = base
 
     @inlineCallbacks
     def audio_meta(self) -> Generator[Deferred[Any], Any, AudioMeta]:
         """The channels there are and the format they have."""
-        data = yield self._call("get", "/audio-meta")
+        data = yield self._call("GET", "/audio-meta")
         meta: AudioMeta = _decoded(data, AudioMeta, "/audio-meta")
         return meta
 
     @inlineCallbacks
     def jitter_thresholds(self) -> Generator[Deferred[Any], Any, Thresholds]:
         """The server's thresholds (STR-38)."""
-        data = yield self._call("get", "/jitter-thresholds")
+        data = yield self._call("GET", "/jitter-thresholds")
         body = _decoded(data, _ThresholdBody, "/jitter-thresholds")
         try:
             return Thresholds(body.interpolate, body.drop)
@@ -182,26 +183,17 @@ class ServerApi:
 
     def post_qos(self, body: Mapping[str, Any]) -> Deferred[bytes]:
         """Report what this listener measured (STR-37)."""
-        return self._call("post", "/qos-metrics", json=body)
+        return self._call("POST", "/qos-metrics", body=msgspec.json.encode(body))
 
     @inlineCallbacks
     def _call(self, method: str, path: str, **more: Any) -> Generator[Deferred[Any], Any, bytes]:
-        response = yield getattr(self._client, method)(self._base + path, timeout=TIMEOUT_S, **more)
-        pieces: list[bytes] = []
-        size = 0
-
-        def collect(piece: bytes) -> None:
-            nonlocal size
-            size += len(piece)
-            if size <= MAX_ANSWER:
-                pieces.append(piece)
-
-        yield treq.collect(response, collect)
-        if size > MAX_ANSWER:
-            raise ServerApiError(f"{path}: an answer of {size} bytes")
-        if response.code != 200:
-            raise ServerApiError(f"{path}: status {response.code}")
-        return b"".join(pieces)
+        try:
+            answer: Answer = yield self._http(method, self._base + path, **more)
+        except AnswerError as error:
+            raise ServerApiError(f"{path}: {error}") from None
+        if answer.status != 200:
+            raise ServerApiError(f"{path}: status {answer.status}")
+        return answer.body
 
 
 def _decoded(data: bytes, kind: Any, path: str) -> Any:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
+from functools import partial
 
-from treq.testing import StubTreq
+from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial import unittest
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from m32net.listener.server_api import MAX_ANSWER, AudioMeta, ServerApi, ServerApiError
+from m32net.asking import MAX_ANSWER, ask
+from m32net.listener.server_api import AudioMeta, ServerApi, ServerApiError
 from m32net.listener.thresholds import Thresholds
 
 META = {
@@ -40,15 +45,21 @@ class Answers(Resource):
             self.posted.append(json.loads(request.content.read()))
         status, body = self.answers.get(request.path.decode(), (404, b"{}"))
         request.setResponseCode(status)
+        accepted = request.getHeader("accept-encoding")
+        if accepted != "identity":
+            raise AssertionError(f"{accepted} is accepted")
+        if body.startswith(b"\x1f\x8b"):
+            request.setHeader(b"Content-Encoding", b"gzip")
         return body
 
 
 class ApiTest(unittest.SynchronousTestCase):
     def ask(self, answers: dict[str, tuple[int, bytes]], method: str, *arguments) -> Deferred:
         self.resource = Answers(answers)
-        stub = StubTreq(self.resource)
-        asked = getattr(ServerApi(stub, "http://server:8080"), method)(*arguments)
-        stub.flush()
+        agent = RequestTraversalAgent(self.resource)
+        http = partial(ask, Clock(), agent)
+        asked = getattr(ServerApi(http, "http://server:8080"), method)(*arguments)
+        agent.flush()
         return asked
 
     def test_audio_meta(self) -> None:
@@ -79,6 +90,7 @@ class ApiTest(unittest.SynchronousTestCase):
             (200, b"<html>"),
             (200, b'{"channels":[{"name":"no id"}]}'),
             (200, b'"' + b"x" * (MAX_ANSWER + 10) + b'"'),
+            (200, gzip.compress(json.dumps(META).encode())),
         ):
             asked = self.ask({"/audio-meta": answer}, "audio_meta")
             error = self.failureResultOf(asked, ServerApiError).value
@@ -86,3 +98,13 @@ class ApiTest(unittest.SynchronousTestCase):
         for body in (b'{"interpolate":60,"drop":30}', b'{"interpolate":60}', b"[]"):
             asked = self.ask({"/jitter-thresholds": (200, body)}, "jitter_thresholds")
             self.failureResultOf(asked, ServerApiError)
+
+    def test_what_would_inflate(self) -> None:
+        """CON-20: a bomb is not even looked into, though it was not asked for."""
+        bomb = gzip.compress(bytes(50 * 1024 * 1024), 1)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        asked = self.ask({"/audio-meta": (200, bomb)}, "audio_meta")
+        error = self.failureResultOf(asked, ServerApiError).value
+        self.assertEqual(str(error), "/audio-meta: the answer is encoded, which was not asked for")
+        self.assertLess(tracemalloc.get_traced_memory()[1], 10 * len(bomb))

@@ -68,7 +68,7 @@ class TlsCase(unittest.TestCase):
 
     def link(self, port: int, trust: Trust | None, host: str = "127.0.0.1") -> ServerLink:
         http = http_client(reactor, trust=trust)
-        self.addCleanup(http._agent._pool.closeCachedConnections)
+        self.addCleanup(http.args[1]._pool.closeCachedConnections)
         self.said: list[str] = []
         means = Means(reactor, http, trust=trust, tell=self.said.append)
         return ServerLink(means, ServerAddress(host, port, secure=True))
