@@ -109,6 +109,7 @@ class WebService(Service):
         self.factory = GuardedFactory(self.site, self.guard)
         self.ports: list[IListeningPort] = []
         self.tls_ports: list[IListeningPort] = []
+        self._wants_ports = False
 
     # -- for the engineer's page and /metrics ------------------------------------------------
 
@@ -141,9 +142,11 @@ class WebService(Service):
         self.guard.change_limits(limits)
 
     def health(self) -> Health:
-        """Degraded while no further connection would be let in."""
+        """Degraded while no further connection would be let in; unhealthy without its ports."""
         taken, limit = len(self.guard.connections), self.limits.max_connections
         details = {"connections": taken, "max_connections": limit, "blocked": len(self.blocked())}
+        if self._wants_ports and not self.ports:
+            return Health("unhealthy", ("it listens on no port; see the log for why",), details)
         if taken < limit:
             return Health("healthy", (), details)
         full = f"all {limit} connections are taken; the next is refused (--max-connections)"
@@ -204,6 +207,10 @@ class WebService(Service):
 
     def stop_listening(self) -> Deferred[Any]:
         """Take no more connections; what is open stays open.  Fires when the ports are free."""
+        self._wants_ports = False
+        return self._close_ports()
+
+    def _close_ports(self) -> Deferred[Any]:
         accept_waiting(self.ports)
         closing = [port.stopListening() for port in self.ports]
         self.ports, self.tls_ports = [], []
@@ -218,6 +225,7 @@ class WebService(Service):
         return DeferredList([self.stop_listening(), self.guard.close_all(self.closing_s)])
 
     def _listen_all(self, share_port: bool) -> None:
+        self._wants_ports = True
         try:
             for endpoint, tls in self._endpoints:
                 port = self._listen(endpoint, tls, share_port)
@@ -225,7 +233,7 @@ class WebService(Service):
                 if tls is not None:
                     self.tls_ports.append(port)
         except WebError:
-            self.stop_listening()
+            self._close_ports()
             raise
 
     def _listen(self, endpoint: str, tls: Any, share_port: bool) -> IListeningPort:

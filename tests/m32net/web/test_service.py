@@ -345,6 +345,28 @@ class Real(unittest.TestCase):
         self.assertEqual(health.details["max_connections"], 1)
 
     @defer.inlineCallbacks
+    def test_health_without_ports(self) -> Any:
+        """CON-40: a server that should listen and cannot is unhealthy; one that has handed its
+        ports to a successor, or waits for its turn, is not."""
+        waiting = WebService(reactor, Echo(), ["tcp:0:interface=127.0.0.1"])
+        self.addCleanup(waiting.stopService)
+        waiting.listens_at_start = False
+        waiting.startService()
+        self.assertEqual(waiting.health().state, "healthy")
+        web = self.start(Echo())
+        yield web.stop_listening()
+        self.assertEqual(web.health().state, "healthy")
+        nobodys = "tcp:0:interface=192.0.2.1"
+        web._endpoints = [("tcp:0:interface=127.0.0.9", None), (nobodys, None)]
+        self.assertRaises(WebError, web.listen_again)
+        health = web.health()
+        self.assertEqual((health.state, web.ports), ("unhealthy", []))
+        self.assertIn("no port", health.reasons[0])
+        web._endpoints = [("tcp:0:interface=127.0.0.1", None)]
+        web.listen_again()
+        self.assertEqual(web.health().state, "healthy")
+
+    @defer.inlineCallbacks
     def test_other_limits(self) -> Any:
         """CON-2: while it runs; who is shut out stays so, and what refusals say is up to date."""
         near = AdmissionLimits(max_connections=1, exempt=("127.0.0.1",))
