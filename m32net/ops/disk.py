@@ -18,12 +18,14 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from m32net.interfaces import Health
+from m32net.log import RoomLog
 
 LOOK_S: Final = 30.0
 LOW_BYTES: Final = 64 * 1024 * 1024
 """Settings and history together stay well below this; SQLite needs as much again to write."""
 HUNG_S: Final = 20.0
 """A disk that does not answer for so long has gone to sleep or is broken."""
+_STATE: Final = "the state directory"
 
 Room = tuple[int, int]
 """Bytes free to this user, and bytes in all."""
@@ -42,6 +44,7 @@ class DiskWatch(Service):
     """
 
     name = "disk"
+    _log = RoomLog(namespace="m32net.ops")
 
     def __init__(
         self,
@@ -77,19 +80,29 @@ class DiskWatch(Service):
 
     def _failed(self, failure: Failure) -> None:
         self._asked_at = None
-        self._problem = getattr(failure.value, "strerror", "") or failure.getErrorMessage()
+        problem = getattr(failure.value, "strerror", "") or failure.type.__name__
+        if problem != self._problem:
+            self._problem = problem
+            self._log.warn(
+                "{directory}: {reason}",
+                directory=self._directory,
+                reason=failure.getErrorMessage(),
+            )
 
     def health(self) -> Health:
-        """Degraded while there is little room, or no answer."""
+        """Degraded while there is little room, or no answer.
+
+        Everybody may read it, so it does not say where the directory is.
+        """
         free = None if self._room is None else self._room[0]
-        details: dict[str, Any] = {"directory": str(self._directory), "free_bytes": free}
+        details: dict[str, Any] = {"free_bytes": free}
         reasons = []
         if self._asked_at is not None and self._clock.seconds() - self._asked_at > HUNG_S:
-            reasons.append(f"the disk of {self._directory} does not answer")
+            reasons.append(f"the disk of {_STATE} does not answer")
         if self._problem:
-            reasons.append(f"{self._directory}: {self._problem}")
+            reasons.append(f"{_STATE}: {self._problem}")
         elif free is not None and free < LOW_BYTES:
-            reasons.append(f"only {free // 2**20} MiB free for {self._directory}")
+            reasons.append(f"only {free // 2**20} MiB free for {_STATE}")
         return Health("degraded" if reasons else "healthy", tuple(reasons), details)
 
     def figures(self) -> Mapping[str, float]:
