@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from m32net.listener.disk import DiskThread, at_once
 from m32net.listener.recorder import MAX_QUEUED_S, Recorder, RecordingError, TrackFormat
 from tests.m32net.listener.streams import noise
 
+PATIENCE_S = 60.0
 STEREO = TrackFormat.stereo(48_000)
 
 
@@ -27,20 +29,17 @@ class DiskThreadTest(unittest.TestCase):
         disk = DiskThread(reactor)
         self.addCleanup(disk.stop)
         done: list[int] = []
-        gate = Path(self.mktemp())
+        gate = Event()
 
         def slow() -> None:
-            import time
-
-            while not gate.exists():
-                time.sleep(0.01)
+            gate.wait(PATIENCE_S)
             done.append(0)
 
         jobs = [disk(slow)]
         jobs += [disk(lambda number=number: done.append(number)) for number in range(1, 200)]
-        yield deferLater(reactor, 0.05)
+        yield deferLater(reactor, 0)
         self.assertEqual(done, [])
-        gate.touch()
+        gate.set()
         yield gatherResults(jobs)
         self.assertEqual(done, list(range(200)))
 
@@ -56,25 +55,23 @@ class DiskThreadTest(unittest.TestCase):
     def test_one_that_hangs_is_left_behind(self) -> Any:
         """Neither the end of the listener nor that of the process waits for it."""
         disk = DiskThread(reactor)
-        gate = Path(self.mktemp())
+        gate, hangs = Event(), Deferred()
 
         def hanging() -> None:
-            import time
+            reactor.callFromThread(hangs.callback, None)
+            gate.wait(PATIENCE_S)
 
-            while not gate.exists():
-                time.sleep(0.01)
-
-        jobs = [disk(hanging), disk(hanging)]
-        yield deferLater(reactor, 0.02)
+        jobs = [disk(hanging), disk(lambda: None)]
+        yield hangs
         for job in jobs:
             job.addErrback(lambda failure: None)
             job.cancel()
         self.assertTrue(disk.busy)
         disk.stop()
         self.assertTrue(all(thread.daemon for thread in disk._pool.threads))
-        gate.touch()
-        while disk.busy:
-            yield deferLater(reactor, 0.01)
+        gate.set()
+        yield disk(lambda: None)
+        self.assertFalse(disk.busy)
         disk.stop()
         self.assertFalse(any(thread.is_alive() for thread in disk._pool.threads))
 
