@@ -5,7 +5,6 @@ Thin calls, each within the bounds of :mod:`m32net.asking`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from msgspec import Struct
+from OpenSSL.crypto import X509
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -92,13 +94,13 @@ class Trust:
                 data = file.read(MAX_ANSWER)
         except OSError as error:
             raise TrustError(f"{path}: {error.strerror}") from None
-        found = re.findall(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", data, re.S)
         try:
-            certificates = [Certificate.loadPEM(one) for one in found]
-        except Exception:  # pyOpenSSL and cryptography raise what they like
-            certificates = []
-        if not certificates:
-            raise TrustError(f"{path}: there is no certificate in it; PEM is needed, as /ca.pem is")
+            found = x509.load_pem_x509_certificates(data)
+            of_twisted: Any = Certificate  # untyped
+            certificates = [of_twisted(X509.from_cryptography(one)) for one in found]
+        except (ValueError, UnsupportedAlgorithm):
+            what = "there is no certificate in it; PEM is needed, as /ca.pem is"
+            raise TrustError(f"{path}: {what}") from None
         root = trustRootFromCertificates(certificates)  # type: ignore[no-untyped-call]
         return cls(str(path), root)
 
