@@ -44,3 +44,9 @@ class Told(unittest.TestCase):
         for seconds in (0.0, 3600.0, ARRIVAL_S - 1):
             for _ in range(50):
                 self.assertIs(admission.arrive(host, now + seconds), Verdict.ADMIT)
+
+    def test_audio_comes_between(self) -> None:
+        """CON-2: between requests and between the turns of control connections."""
+        hand_over = self.server.audio.hand_over
+        self.assertEqual(self.server.web.guard.between, hand_over)
+        self.assertEqual(self.server.control.between, hand_over)
