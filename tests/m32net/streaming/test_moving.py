@@ -649,12 +649,13 @@ class SuccessorTest(SuccessorCase):
             self.moving.cancel()
 
 
-WHAT = ("begin", "elsewhere", "cancel", "break off", "answer", "die", "live", "look", "leave")
+BEGIN = {"begin": "192.0.2.7", "begin slowly": "192.0.2.7", "elsewhere": "192.0.2.9"}
+WHAT = (*BEGIN, "cancel", "break off", "answer", "die", "live", "look", "leave")
 
 
 class AlwaysTest(SuccessorCase):
     @settings(max_examples=80, deadline=None)
-    @given(st.lists(st.sampled_from(WHAT), max_size=25))
+    @given(st.lists(st.sampled_from(WHAT), min_size=4, max_size=30))
     def test_door_and_place(self, events: list[str]) -> None:
         """CON-51: the door is shut exactly while newcomers are sent away, and the successor has
         the place exactly while it is in charge.
@@ -665,12 +666,13 @@ class AlwaysTest(SuccessorCase):
         begun: list[Deferred[None]] = []
         for event in events:
             match event:
-                case "begin" | "elsewhere":
-                    host = "192.0.2.7" if event == "begin" else "192.0.2.9"
-                    own = event == "begin" and not self.succession.in_charge
+                case "begin" | "begin slowly" | "elsewhere":
+                    own = event != "elsewhere" and not self.succession.in_charge
                     self.server.answers["/api/peer"] = (200, introduction(OWN if own else OTHER))
-                    begun.append(self.moving.begin(host, 8080, after_s=0, each_s=0))
+                    begun.append(self.moving.begin(BEGIN[event], 8080, after_s=0, each_s=0))
                     begun[-1].addErrback(lambda failure: failure.trap(RefusedError) and None)
+                    if event != "begin slowly":
+                        self.flush()
                 case "cancel":
                     with contextlib.suppress(RefusedError):
                         self.moving.cancel()
