@@ -6,9 +6,10 @@ go back through the connection itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from m32net.streaming.meters import LevelFeed
 from m32net.streaming.service import StreamingService
@@ -16,12 +17,16 @@ from protocols.control import events
 from protocols.control.connection import ControlConnection
 from protocols.control.protocol import ControlServerFactory
 
+ABUSES: Final = (1002, 1003, 1007, 1008, 1009)
+"""Close codes (RFC 6455 section 7.4.1) of sessions that are ended because of what was sent."""
+
 
 class ListenerControlFactory(ControlServerFactory):
     """Makes control connections whose listeners the streaming service looks after.
 
     :param streaming: gets every event.
     :param meters: shows levels to those who ask; None: nobody is shown any.
+    :ivar abuses: sessions ended because of what was sent, by close code, since the start.
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class ListenerControlFactory(ControlServerFactory):
         super().__init__(self.session_tells, reactor=reactor, **options)
         self.streaming = streaming
         self.meters = meters
+        self.abuses: Counter[int] = Counter(dict.fromkeys(ABUSES, 0))
 
     def change_heartbeat_timeout(self, seconds: float) -> None:
         """For connections from now on; the registry watches all of them anyway."""
@@ -50,6 +56,10 @@ class ListenerControlFactory(ControlServerFactory):
             "control_messages_sent_total": traffic.messages_sent,
             "control_bytes_received_total": traffic.bytes_received,
             "control_bytes_sent_total": traffic.bytes_sent,
+            **{
+                f'control_sessions_abusive_total{{code="{code}"}}': count
+                for code, count in self.abuses.items()
+            },
         }
 
     def opened(self, connection: ControlConnection) -> None:
@@ -62,6 +72,8 @@ class ListenerControlFactory(ControlServerFactory):
         streaming = self.streaming
         if self.meters is not None:
             self._show_levels(self.meters, connection, event)
+        if isinstance(event, events.SessionClosed) and event.cause == "abuse":
+            self.abuses[event.code] += 1
         match event:
             case events.Joined(hello=hello):
                 streaming.hello(connection, hello)

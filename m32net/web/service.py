@@ -164,7 +164,10 @@ class WebService(Service):
             'http_connections_refused_total{reason="blocked"}': counts[Verdict.BLOCKED],
             "http_connections_untold_total": guard.untold,
             "http_requests_late_total": self.site.late,
-            'http_requests_refused_total{status="429"}': self.site.refused[429],
+            **{
+                f'http_requests_refused_total{{status="{status}"}}': count
+                for status, count in self.site.refused.items()
+            },
             "http_addresses_blocked": len(self.blocked()),
             "http_addresses_blocked_total": guard.admission.blocks,
             "http_bytes_received_total": guard.bytes_received,

@@ -32,6 +32,8 @@ from protocols.control.limits import TokenBucket
 
 GRACE_BYTES: Final = 8 * MAX_BODY
 """Of a body too large: read and dropped up to here, so that the client gets to see the answer."""
+REFUSALS: Final = (408, 413, 429)
+"""Statuses of requests that are too slow, too large or too many (CON-2)."""
 REQUESTS_PER_S: Final = 50.0
 """Of one connection, sustained; the engineer's page asks for some three a second."""
 REQUEST_BURST: Final = 200.0
@@ -94,6 +96,7 @@ class BoundedRequest(Request):
 
     def _refuse(self) -> None:
         self._excess = 1
+        self.channel.site.refused[413] += 1  # type: ignore[attr-defined]
         self.requestHeaders.removeHeader("Expect")
         message = f"the body has more than {MAX_BODY} bytes"
         assert self.channel is not None and self.channel.transport is not None
@@ -272,6 +275,7 @@ class BoundedChannel(HTTPChannel):
             return
         self.site.late += 1
         if self.phase is Phase.READING:
+            self.site.refused[408] += 1
             message = f"the request did not come within {self.site.deadlines.request_s:g} s"
             self.transport.write(raw_error(b"408 Request Timeout", "too_slow", message))
         self._close(min(5.0, self.site.deadlines.closing_s))
@@ -301,7 +305,7 @@ class BoundedSite(Site):
         self.between = between
         self.seconds = clock.seconds
         self.late = 0
-        self.refused: Counter[int] = Counter()
+        self.refused: Counter[int] = Counter(dict.fromkeys(REFUSALS, 0))
         self.answering: set[BoundedChannel] = set()
         self._clock = clock
         self._waiting: list[Deferred[None]] = []
@@ -344,6 +348,8 @@ class BoundedSite(Site):
         return [b"http/1.1"]
 
     def log(self, request: HttpRequest) -> None:
+        if request.code in REFUSALS:
+            self.refused[request.code] += 1
         self._log.debug(
             "web: {host} {method} {uri} {code} {octets}",
             host=getattr(request.client, "host", "-"),

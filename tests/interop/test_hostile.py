@@ -264,7 +264,7 @@ class HostileTest(unittest.TestCase):
     # -- messages --------------------------------------------------------------------------
 
     def test_64_mib(self) -> None:
-        """CON-2: messages and bodies of 64 MiB are refused without being kept."""
+        """CON-2: messages and bodies of 64 MiB are refused without being kept, and counted."""
         block = bytes(MIB)
         with self.others_listen():
             sock = self.attacker.websocket()
@@ -288,6 +288,10 @@ class HostileTest(unittest.TestCase):
                     for _ in range(64):
                         sock.sendall(b"100000\r\n" + block + b"\r\n")
                 self.assertEqual(status_line(self.attacker.read_all(sock)), 413)
+            self.assertEqual(self.metric('m32net_control_sessions_abusive_total{code="1009"}'), 2)
+            self.assertEqual(self.metric('m32net_http_requests_refused_total{status="413"}'), 2)
+            self.assertEqual(self.metric('m32net_errors_total{kind="sessions_abusive"}'), 2)
+            self.assertEqual(self.metric('m32net_errors_total{kind="requests_refused"}'), 2)
 
     def test_bombs(self) -> None:
         """CON-20: 256 MiB of zeros in 256 kB are not inflated, on the WebSocket or over HTTP."""
@@ -309,6 +313,7 @@ class HostileTest(unittest.TestCase):
             with self.assertRaises(urllib.error.HTTPError) as caught:
                 urllib.request.urlopen(request, timeout=10)
             self.assertEqual(caught.exception.code, 413)
+            self.assertEqual(self.metric('m32net_http_requests_refused_total{status="413"}'), 1)
 
     def test_garbage(self) -> None:
         """Invalid UTF-8, JSON nested a million deep, huge numbers, half surrogates, binary."""
@@ -337,6 +342,9 @@ class HostileTest(unittest.TestCase):
             sock = self.attacker.websocket()
             sock.sendall(frame(BINARY, os.urandom(1000)))
             self.assertEqual(close_code(self.attacker.read_all(sock)), 1003)
+            for code in (1003, 1007):
+                name = f'm32net_control_sessions_abusive_total{{code="{code}"}}'
+                self.assertEqual(self.metric(name), 1)
 
     def test_reader_that_stops(self) -> None:
         """CON-11, CON-21: who asks and does not read costs a fixed amount, and is shed at last."""

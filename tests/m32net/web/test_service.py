@@ -148,6 +148,7 @@ class Bodies(SiteCase):
         chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
         answers = b"".join(line.send(chunk) for _ in range(20))
         self.assertEqual(answers.count(b"HTTP/1.1 413"), 1)
+        self.assertEqual(self.factory.wrappedFactory.refused[413], 1)
         line.send(b"0\r\n\r\n")
         self.assertTrue(line.closing)
 

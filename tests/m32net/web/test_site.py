@@ -53,6 +53,9 @@ class Root(Resource):
         if request.path == b"/later":
             self.waiting.append(request)
             return NOT_DONE_YET
+        if request.path == b"/often":
+            request.setResponseCode(429)
+            return b"not again"
         assert request.content is not None
         self.arguments.append(request.args)
         return b"%d bytes" % len(request.content.read())
@@ -184,6 +187,7 @@ class Slow(DeadlineCase):
         self.assertEqual(took, self.times.request_s)
         self.assertIn(b"408 Request Timeout", line.transport.value())
         self.assertIn(b'"too_slow"', line.transport.value())
+        self.assertEqual(self.site.refused, {408: 1, 413: 0, 429: 0})
 
     def test_body_dribbled(self) -> None:
         """CON-2: the same with a body, announced or in chunks."""
@@ -260,6 +264,11 @@ class Well(DeadlineCase):
         self.assertIs(channel.phase, Phase.IDLE)
         self.clock.advance(self.times.idle_s - 1)
         self.assertFalse(line.closing)
+
+    def test_refused_by_its_resource(self) -> None:
+        """CON-2: what a resource refuses as too much is counted like what the site refuses."""
+        self.assertIn(b" 429 ", self.open().feed(b"GET /often HTTP/1.1\r\nHost: x\r\n\r\n"))
+        self.assertEqual(self.site.refused, {408: 0, 413: 0, 429: 1})
 
     def test_slow_but_in_time(self) -> None:
         """CON-2: a body over 19 s arrives."""
