@@ -80,7 +80,7 @@ class DiskWatch(Service):
 
     def _failed(self, failure: Failure) -> None:
         self._asked_at = None
-        problem = getattr(failure.value, "strerror", "") or failure.type.__name__
+        problem = getattr(failure.value, "strerror", "") or type(failure.value).__name__
         if problem != self._problem:
             self._problem = problem
             self._log.warn(

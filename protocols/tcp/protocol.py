@@ -149,7 +149,7 @@ class Guard:
 
     def _cut_off(self) -> None:
         for connection in list(self.connections):
-            connection.abortConnection()  # type: ignore[no-untyped-call]
+            connection.abortConnection()
 
     def left(self) -> None:
         """A connection is no more; for :class:`GuardedConnection`."""
