@@ -40,6 +40,9 @@ still flows but the control connection is gone and the grace period runs.
 CHANGES_PER_S: Final = 1.0
 CHANGES_AT_ONCE: Final = 10
 """How often a listener may ask for other streams than it has."""
+REFUSALS_PER_S: Final = 1.0
+REFUSALS_AT_ONCE: Final = 20
+"""How often it may ask for what it is refused; who goes on is shown out."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,9 +68,11 @@ class Listener:
     trusted: bool = False
     reception: Reception = field(default_factory=Reception)
     changes: TokenBucket = field(init=False)
+    refusals: TokenBucket = field(init=False)
 
     def __post_init__(self) -> None:
         self.changes = TokenBucket(CHANGES_PER_S, CHANGES_AT_ONCE, self.since)
+        self.refusals = TokenBucket(REFUSALS_PER_S, REFUSALS_AT_ONCE, self.since)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import msgspec
 
 from m32net.interfaces import Arrival, QualityReport, RefusedError
 from m32net.streaming.door import Door
-from m32net.streaming.formats import check_formats
+from m32net.streaming.formats import Pace, check_formats
 from m32net.streaming.listeners import (
     TRANSITIONS,
     Departed,
@@ -79,6 +79,7 @@ class Registry:
         self.arrivals = 0
         self._new_id = new_id
         self._new_token = new_token
+        self._pace = Pace()
         self._by_link: dict[object, Listener] = {}
         self._by_id: dict[str, Listener] = {}
         self._events: deque[RegistryEvent] = deque()
@@ -167,7 +168,11 @@ class Registry:
         try:
             self._settle(one, config, now)
         except RefusedError as error:
-            self._events.append(Refused(link, error.code, error.message, fatal=False))
+            if one.refusals.take(1, now):
+                self._events.append(Refused(link, error.code, error.message, fatal=False))
+            else:
+                message = f"{error.message}; too many such errors, the session is closed"
+                self._turn_away(one, error.code, message)
 
     def _settle(self, one: Listener, config: ClientConfig, now: float) -> None:
         """Agree on what is wanted, and start it once there is a port to send it to.
@@ -176,16 +181,17 @@ class Registry:
         """
         check_host(one.host)
         agreement = agree(config, self.offer)
-        self._check_changes(one, agreement, now)
+        port = agreement.udp_port or one.udp_port
+        if port is not None:
+            agreement = agreement.at(port)
         others = [
             other.agreement
             for other in self._by_id.values()
             if other is not one and other.agreement is not None
         ]
-        check_formats(agreement, others, self.offer, self.limits.encoding_cores)
-        port = agreement.udp_port or one.udp_port
         if port is not None:
-            agreement = agreement.at(port)
+            self._pace.check(one, agreement, others, self.offer, now)
+        check_formats(agreement, others, self.offer, self.limits.encoding_cores)
         one.config = config
         one.udp_port = port
         if port is not None:
@@ -357,8 +363,12 @@ class Registry:
         return True
 
     def _turn_away(self, one: Listener, code: str, message: str) -> None:
+        """It is told why, and its connection ends."""
         if one.link is not None:
             self._events.append(Refused(one.link, code, message, fatal=True))
+        if one.agreement is not None:
+            one.agreement = None
+            self._events.append(StreamsStopped(one, message))
         self._step(one, "leave")
         self._forget(one, None, message)
 
@@ -410,14 +420,6 @@ class Registry:
             known.host = fresh.host
             self._halt(known, "the listener's address changed")
         return known
-
-    def _check_changes(self, one: Listener, agreement: Agreement, now: float) -> None:
-        """Each change of a format or mapping costs the engine milliseconds: not too many."""
-        current = one.agreement
-        if current is None or replace(agreement, udp_port=current.udp_port) == current:
-            return
-        if not one.changes.take(1, now):
-            raise RefusedError("too_fast", "the format was changed too often; wait a little", 429)
 
     def _start(self, one: Listener, agreement: Agreement) -> None:
         if one.state == "streaming" and one.agreement == agreement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,10 +21,11 @@ from twisted.trial import unittest
 
 from m32net.interfaces import QualityReport, RefusedError
 from m32net.streaming import cost
-from m32net.streaming.formats import MAX_PROFILES
+from m32net.streaming.formats import ENCODERS_AT_ONCE, MAX_ADDRESSES, MAX_PROFILES, Pace
 from m32net.streaming.listeners import (
     TRANSITIONS,
     Departed,
+    Listener,
     Refused,
     RegistryEvent,
     StreamsKept,
@@ -39,6 +41,8 @@ from protocols.control.messages import ChannelRequest, ClientConfig
 
 OFFER = AudioOffer(channels=tuple(range(1, 33)))
 PHONE = "127.0.0.1"
+frames = itertools.cycle((2.5, 5, 10, 20))
+bitrates = itertools.cycle((32_000, 48_000, 64_000, 96_000, 128_000))
 
 
 def make(offer: AudioOffer = OFFER, **limits: float) -> Registry:
@@ -216,6 +220,104 @@ class JoiningTest(unittest.TestCase):
         registry.configure("a", ClientConfig(udp_port=5004, compression="L24"), 5.0)
         assert one.agreement is not None
         self.assertEqual(one.agreement.profile.codec, "L24")
+
+    def test_ports_are_changes_too(self) -> None:
+        """Each ends a stream and starts another."""
+        registry = make()
+        join(registry, "a")
+        for number in range(15):
+            registry.configure("a", ClientConfig(udp_port=6000 + 2 * number), 0)
+        codes = [event.code for event in registry.events() if isinstance(event, Refused)]
+        self.assertEqual(codes, ["too_fast"] * 5)
+
+    def test_who_goes_on_is_shown_out(self) -> None:
+        """43 changes a second, below the limit of messages: the session ends within a second."""
+        registry = make()
+        join(registry, "a")
+        at = 0.0
+        while registry.of("a") is not None:
+            at += 1 / 43
+            frame = next(frames)
+            registry.configure("a", ClientConfig(udp_port=5004, frame_ms=frame), at)
+            self.assertLess(at, 1)
+        events = list(registry.events())
+        self.assertIsInstance(events[-1], Departed)
+        told = [one for one in events if isinstance(one, Refused)]
+        self.assertEqual([one.fatal for one in told], [False] * (len(told) - 1) + [True])
+        self.assertIn("the session is closed", told[-1].message)
+        self.assertLessEqual(len([one for one in events if isinstance(one, StreamsStarted)]), 12)
+        starts = len([one for one in events if isinstance(one, StreamsStarted)])
+        self.assertEqual(len([one for one in events if isinstance(one, StreamsStopped)]), starts)
+        self.assertEqual(registry.demand(), {})
+
+    def test_one_mistake_a_second_is_borne(self) -> None:
+        registry = make()
+        join(registry, "a")
+        for second in range(100):
+            registry.configure("a", ClientConfig(udp_port=80), float(second))
+        (one,) = registry
+        self.assertEqual(one.state, "streaming")
+
+    def storm(self, registry: Registry, hosts: Sequence[str]) -> int:
+        """Ten sessions for each host change formats for a second; how much is encoded anew?"""
+        links = [(host, number) for host in hosts for number in range(10)]
+        for link in links:
+            registry.connected(link, link[0], 0)
+        demand, changed = registry.demand(), 0
+        for step in range(10):
+            for link in links:
+                frame = next(frames)
+                config = ClientConfig(udp_port=5004, frame_ms=frame, bitrate=next(bitrates))
+                registry.configure(link, config, step / 10)
+                if not all(
+                    channels <= demand.get(profile, frozenset())
+                    for profile, channels in registry.demand().items()
+                ):
+                    changed += 1
+                demand = registry.demand()
+        return changed
+
+    def test_sessions_of_one_address_share_an_allowance(self) -> None:
+        """Ten sessions of one address have no more encoders made than one; others are free."""
+        offer = AudioOffer(channels=tuple(range(1, 17)), bitrate=128_000)
+        registry = make(offer, max_listeners=100, encoding_cores=9.0)
+        join(registry, "musician")
+        self.assertLessEqual(self.storm(registry, ["10.0.0.1"]), ENCODERS_AT_ONCE // 16 + 2)
+        for number in range(10):
+            registry.bye(("10.0.0.1", number))  # eight formats would be too many
+        list(registry.events())
+        registry.connected("other", "10.0.0.2", 1)
+        registry.configure("other", ClientConfig(udp_port=5004, compression="L24"), 1)
+        self.assertEqual(kinds(registry), [StreamsStarted])
+
+    def test_whose_address_is_at_its_limit_hears_what_is_offered(self) -> None:
+        registry = make(max_listeners=100)
+        self.storm(registry, [PHONE])
+        list(registry.events())
+        join(registry, "guest", now=1.0)
+        self.assertEqual(kinds(registry), [StreamsStarted])
+
+    def test_a_crowd_of_one_address_is_not_held_up(self) -> None:
+        """A hundred who share two formats come at once and come back at once."""
+        registry = make(max_listeners=100)
+        for at in (0.0, 6.0):
+            for link in range(100):
+                registry.connected(link, PHONE, at)
+                codec: Any = "L24" if link % 2 else None
+                registry.configure(link, ClientConfig(udp_port=5004, compression=codec), at)
+            self.assertEqual(kinds(registry), [StreamsStarted] * 100)
+            for link in range(100):
+                registry.bye(link)
+            list(registry.events())
+
+    def test_addresses_are_forgotten(self) -> None:
+        pace = Pace()
+        offer = AudioOffer(channels=(1,))
+        wish = agree(ClientConfig(udp_port=5004, compression="L24"), offer)
+        for number in range(MAX_ADDRESSES + 50):
+            one = Listener("id", "t" * 43, f"10.0.{number // 256}.{number % 256}", None, 0, 0)
+            pace.check(one, wish, (), offer, 0)
+        self.assertEqual(pace.remembered(), MAX_ADDRESSES)
 
 
 class AgreementTest(unittest.TestCase):
