@@ -50,6 +50,7 @@ class OpsService(MultiService):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._status = status
+        status.state_dir = state_dir
         self._listeners = listeners
         self.loop = LoopMeter(reactor)
         self.delivery = DeliveryWatch(reactor, counters, encoding)

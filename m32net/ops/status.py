@@ -6,7 +6,8 @@ Reads only: every figure is asked of the room that knows it, at the moment it is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from m32net.interfaces import Health
 from m32net.log import RoomLog
@@ -24,6 +25,7 @@ class ServerStatus:
     :ivar seconds: a steady clock.
     :ivar rooms: by name, who judges its own health.
     :ivar figures: who has named figures for ``/metrics``.
+    :ivar state_dir: whose place is nobody's business: health is told to everybody.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ServerStatus:
     rooms: dict[str, HealthSource] = field(default_factory=dict)
     figures: list[Callable[[], Mapping[str, float]]] = field(default_factory=list)
     started: float = 0.0
+    state_dir: Path | None = None
     _told: set[str] = field(default_factory=set)
 
     def uptime_s(self) -> float:
@@ -63,10 +66,18 @@ class ServerStatus:
 
     def _asked(self, room: str, ask: HealthSource) -> Health:
         try:
-            return ask()
+            told = ask()
+            return replace(told, reasons=tuple(map(self._without_place, told.reasons)))
         except Exception as error:
             self._log_once(f"the health of {room}")
             return Health("unhealthy", (f"its state cannot be told: {type(error).__name__}",))
+
+    def _without_place(self, reason: str) -> str:
+        """A reason that names files by where they are below the state directory only."""
+        if self.state_dir is None or len(self.state_dir.parts) < 2:
+            return reason
+        place = str(self.state_dir)
+        return reason.replace(f"{place}/", "").replace(place, "the state directory")
 
     def _log_once(self, what: str) -> None:
         """Who asks does so every second; the log has the trace of the first time."""

@@ -55,6 +55,24 @@ class Room(unittest.SynchronousTestCase):
         self.status.rooms["audio"] = lambda: Health("unhealthy")
         self.assertEqual(self.ops.in_a_line(), "unhealthy, 1 listener; audio: no reason given")
 
+    def test_where_the_state_is(self) -> None:
+        """CON-40: no room's reasons say to everybody where the state directory is."""
+        for place, told, said in (
+            (
+                Path("/home/anna b/state"),
+                "/home/anna b/state/tls/ca.pem is odd",
+                "tls/ca.pem is odd",
+            ),
+            (Path("/home/anna"), "no room in /home/anna", "no room in the state directory"),
+            (Path(), "well. Not", "well. Not"),
+            (Path("/"), "a/b", "a/b"),
+        ):
+            self.status.state_dir = place
+            health = Health("degraded", (told,), {"count": 1})
+            self.status.rooms["trust"] = lambda health=health: health
+            self.assertEqual(self.status.health()["trust"].reasons, (said,))
+            self.assertEqual(self.status.health()["trust"].details, {"count": 1})
+
     def test_a_room_that_fails(self) -> None:
         """CON-40: a fault in one room's telling ends neither /health nor /metrics nor watchdog."""
 
