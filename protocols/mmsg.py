@@ -16,6 +16,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from protocols.addresses import plain
+
 Address = tuple[str, int]
 Words = npt.NDArray[np.uint64]
 
@@ -89,7 +91,7 @@ def socket_addresses(addresses: Sequence[Address]) -> npt.NDArray[np.void]:
     table["family"] = AF_INET
     for row, (host, port) in enumerate(addresses):
         try:
-            packed = int(ipaddress.IPv4Address(host.removeprefix("::ffff:")))
+            packed = int(ipaddress.IPv4Address(plain(host)))
         except ValueError:
             raise ValueError(f"{host!r} is not an IPv4 address") from None
         if not 0 < port < 65536:

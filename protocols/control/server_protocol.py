@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport
 from twisted.logger import Logger
 
+from protocols.addresses import plain
 from protocols.compression import deflate
 from protocols.control import events, messages
 from protocols.control.base_protocol import (
@@ -100,7 +101,7 @@ class ControlServerProtocol(  # type: ignore[misc]
         self.disarm_guard()
         self.agree_on_compression()
         peer = self.transport.getPeer()
-        host = getattr(peer, "host", "").removeprefix("::ffff:")
+        host = plain(getattr(peer, "host", ""))
         now = factory.seconds()
         limits = factory.limits
         self.session = ServerSession(now, limits, random=factory.random)
