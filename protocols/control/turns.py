@@ -8,7 +8,6 @@ read meanwhile, and the rest is done in the next turns, in the order it came.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -40,7 +39,7 @@ class TakesTurns:
     _next_turn: Any = None
 
     def connectionMade(self) -> None:
-        self._backlog: deque[bytes] = deque()
+        self._backlog: list[bytes] = []  # short, and smaller than a deque while it is empty
         super().connectionMade()  # type: ignore[misc]
 
     def take_in(self, pieces: Iterable[bytes]) -> None:
@@ -77,7 +76,7 @@ class TakesTurns:
             self.consumeData()
         while self._backlog and self._effort > 0 and not self.deaf:
             self._effort -= PIECE_EFFORT
-            self.feed(self._backlog.popleft())
+            self.feed(self._backlog.pop(0))
         self._working = False
         if self.deaf:
             self._backlog.clear()
