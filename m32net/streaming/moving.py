@@ -162,7 +162,8 @@ class MigrationService(Service):
     async def _begin(self, check: int, host: str, port: int) -> None:
         try:
             if self.core.given and self._successor is not None:
-                found = await self._announce_to(self._successor)  # whose address is ours
+                await self._announce_to(self._successor)  # whose address and ports are ours
+                found = self._successor, self._secure_port
             else:
                 found = await self._prepare(check, host, port)
         except CancelledError:
@@ -185,13 +186,13 @@ class MigrationService(Service):
         :returns: where newcomers are to be sent, and its port for TLS.
         """
         target, facts = await self._find(host, port)
+        secure_port = facts.introduction.https_port if facts.introduction is not None else None
         successor = self._successor_for(facts, f"{host}:{port}")
         if successor is not None:
-            found = await self._announce_to(successor)
+            await self._announce_to(successor)
             await _unharmed(Deferred.fromCoroutine(self._give_place(check, successor)), self.log)
-            return found
+            return successor, secure_port
         self._check(facts)
-        secure_port = _secure_port(facts)
         if secure_port is not None:
             await self._hand_over(host, secure_port)
         return target, secure_port
@@ -228,11 +229,10 @@ class MigrationService(Service):
             )
         return successor
 
-    async def _announce_to(self, successor: OtherServer) -> tuple[OtherServer, int | None]:
+    async def _announce_to(self, successor: OtherServer) -> None:
         facts = await successor.look()
         self._check(facts)
         await successor.announce(self._arrivals())
-        return successor, _secure_port(facts)
 
     async def _give_place(self, check: int, successor: OtherServer) -> None:
         """Once begun it is brought to an end, though the check be over meanwhile."""
@@ -381,10 +381,6 @@ class MigrationService(Service):
         self._timer = None
         self._telling.stop()
         return super().stopService()  # type: ignore[no-untyped-call]
-
-
-def _secure_port(facts: Facts) -> int | None:
-    return None if facts.introduction is None else facts.introduction.https_port
 
 
 def _unharmed(work: Deferred[None], log: Logger) -> Deferred[None]:

@@ -616,6 +616,23 @@ class SuccessorTest(SuccessorCase):
         self.refused()
         self.assertEqual(self.succession.done, ["gave way", "returned"])
 
+    def test_by_its_own_scheme(self) -> None:
+        """CON-51: over TLS the successor has this server's port, though it does not listen yet."""
+        own = {**introduction(OWN), "https_port": 8443}
+        self.server.answers["/api/peer"] = (200, own)
+        self.next.answers["/api/peer"] = (200, {**introduction(OTHER), "https_port": None})
+        link = Link()
+        link.secure = True  # type: ignore[attr-defined]
+        self.service.connected(link, HOST)
+        self.service.hello(link, Hello())
+        for state in ("moving", "incomplete"):
+            self.successResultOf(self.begin(after_s=0))
+            self.assertEqual(link.last(Event).migration.new_port, 8443, state)
+            link.sent.clear()
+            for _ in range(4):
+                self.turn(5)
+                self.service.heard(link)
+
     def test_elsewhere_while_it_is_in_charge(self) -> None:
         """CON-51: nobody is sent to a third server past a successor; it stays in charge."""
         self.successResultOf(self.begin())
