@@ -17,6 +17,7 @@ from m32net.listener.address import AddressError, ServerAddress
 from m32net.listener.life import TABLE, Action, Happening, Life
 from m32net.listener.link import Means, ServerLink, lost
 from m32net.listener.move import Move, Moved
+from m32net.listener.places import Places
 from m32net.listener.qos import QosReports
 from m32net.listener.receiver import Receiver
 from m32net.listener.thresholds import Thresholds
@@ -70,7 +71,7 @@ class Session:
         self._heard = (0, 0.0)  # packets so far, and when they last became more
         self._move: Move | None = None
         self._told_at = 0.0
-        self._other: ServerAddress | None = None  # to try if this server is not to be reached
+        self._places = Places(address)
         self._sent_on = 0
         self._barred = False
 
@@ -165,7 +166,8 @@ class Session:
     def _listen(self, stream: Any) -> None:
         assert self.link.client is not None
         self._backoff.succeeded()
-        self._sent_on, self._other = 0, None
+        self._sent_on = 0
+        self._places.settled()
         self._heard = (self._heard[0], self._seconds())
         try:
             self.receiver.listen_to(stream, self.link.client.host)
@@ -190,12 +192,11 @@ class Session:
         if not self._means.wishes.retry or self._barred:
             self._finish(ListenerError(reason))
             return
-        where = "again"
-        if self._other is not None:  # two servers: each in turn, until one answers
-            other, self._other = self._other, self.address
-            self.link = self.link.elsewhere(other)
-            where = str(other)
         delay = max(self._backoff.failed(), self._not_before - self._seconds())
+        where, place = "again", self._places.after(self.address, self._backoff.attempts)
+        if place != self.address:
+            self.link = self.link.elsewhere(place)
+            where = str(place)
         self._not_before = 0.0
         self.reconnects += 1
         self._tell(f"{reason}; trying {where} in {delay:.0f} s")
@@ -220,7 +221,8 @@ class Session:
     def _redirect(self, target: ServerAddress) -> None:
         """Nothing is heard yet: to the other server at once."""
         self._say_bye("migrated")
-        self._other = self.address
+        self._places.sent_by(self.address)
+        self._places.only(self.address)
         self.link = self.link.elsewhere(target)
         self._tell(f"listeners are at {self.address} now")
         self._connect(None)
@@ -256,7 +258,8 @@ class Session:
         assert self._move is not None
         if self.link.client is not None:
             return True
-        self._other, self._move, self._not_before = self._move.link.address, None, 0.0
+        self._places.only(self._move.link.address)
+        self._move, self._not_before = None, 0.0
         self._happen(Happening.FAILED, reason)
         return False
 
@@ -273,7 +276,9 @@ class Session:
         self._say_bye("migrated")
         self.link = move.link
         self._backoff.succeeded()
-        self._sent_on, self._other, self._not_before = 0, None, 0.0
+        self._sent_on, self._not_before = 0, 0.0
+        self._places.sent_by(origin)
+        self._places.settled()
         self._heard = (self._heard[0], self._seconds())
         if move.thresholds is not None:
             self.receiver.set_thresholds(move.thresholds)
@@ -347,7 +352,7 @@ class Session:
             return
         self._sent_on += 1
         if self._sent_on > MAX_SENT_ON:
-            self._other = target
+            self._places.only(target)
             reason = f"{self._sent_on} servers in a row sent us on to another"
             self._happen(Happening.TOLD_TO_LEAVE, reason)
         else:

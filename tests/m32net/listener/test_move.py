@@ -434,6 +434,93 @@ class OldServerDiesTest(MoveCase):
         self.failureResultOf(self.session.ended, ListenerError)
 
 
+class NewServerDiesTest(MoveCase):
+    """CON-51, CON-12: who has moved to a server that dies then comes back to one that lives."""
+
+    def tried(self, number: int) -> list[str]:
+        """The next servers that are tried; none answers."""
+        hosts = []
+        for _ in range(number):
+            known = len(self.factories)
+            for _ in range(700):
+                if len(self.factories) == known:
+                    self.clock.advance(0.1)
+            hosts.append(self.urls[-1].removeprefix("ws://").removesuffix("/ws"))
+            self.openings[-1].errback(ConnectionRefusedError())
+        return hosts
+
+    def test_the_one_that_sent_us_is_tried_too(self) -> None:
+        """After three failures; then both in turn, and the waits go on growing to a minute."""
+        self.begin_move(after=0)
+        self.clock.advance(0)
+        new = self.arrive()
+        self.receiver.moved()
+        new.lose()
+        begin = self.clock.seconds()
+        a, b = "server:8080", "other:9090"
+        self.assertEqual(self.tried(6), [b, b, a, b, a, b])
+        waits = 2 + 4 + 8 + 16 + 32 + 60
+        self.assertLess(abs(self.clock.seconds() - begin - waits), 13)
+        self.assertEqual(self.factories[-1].make_session().hello.client_id, "me")
+
+    def test_it_takes_us_back(self) -> None:
+        self.begin_move(after=0)
+        self.clock.advance(0)
+        new = self.arrive()
+        self.receiver.moved()
+        new.lose()
+        self.tried(2)
+        self.clock.advance(9)
+        self.streaming()
+        self.assertEqual(str(self.session.address), "http://server:8080/")
+        self.assertEqual(sum("trying http://server:8080/" in one for one in self.said), 1)
+
+    def test_the_first_one_too(self) -> None:
+        """Moved twice: the server that sent us last, and the address typed in, in turn."""
+        self.begin_move(after=0)
+        self.clock.advance(0)
+        second = self.arrive()
+        self.receiver.moved()
+        self.migrate(second, 0, "third", 7070)
+        self.clock.advance(0)
+        third = self.arrive()
+        self.receiver.moved()
+        third.lose()
+        a, b, c = "server:8080", "other:9090", "third:7070"
+        self.assertEqual(self.tried(8), [c, c, b, a, c, b, a, c])
+
+    def test_sent_on_to_the_dead_one_again(self) -> None:
+        """The first one still moves everybody: asked with growing waits, until it takes us."""
+        self.begin_move(after=0)
+        self.clock.advance(0)
+        new = self.arrive()
+        self.receiver.moved()
+        new.lose()
+        self.receiver.flows = False
+        self.tried(2)
+        for _ in range(6):
+            known = len(self.factories)
+            for _ in range(2000):
+                if len(self.factories) == known:
+                    self.clock.advance(0.1)
+            if self.urls[-1].startswith("ws://server"):
+                self.migrate(self.connect(), 0)
+            if not self.openings[-1].called:
+                self.openings[-1].errback(ConnectionRefusedError())
+        self.assertLessEqual(len(self.factories), 15)
+        while not self.urls[-1].startswith("ws://server") or self.openings[-1].called:
+            self.clock.advance(0.1)
+            if self.urls[-1].startswith("ws://other") and not self.openings[-1].called:
+                self.openings[-1].errback(ConnectionRefusedError())
+            self.assertLess(self.clock.seconds(), 1000)
+        self.streaming()
+
+    def test_who_never_moved_stays(self) -> None:
+        self.begin()
+        self.streaming().lose()
+        self.assertEqual(self.tried(6), ["server:8080"] * 6)
+
+
 class SentOnTest(MoveCase):
     """CON-51: who comes while a server moves its listeners is sent to the other one."""
 
