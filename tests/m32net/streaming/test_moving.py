@@ -128,7 +128,7 @@ class Slow:
         if self.host not in question[1]:
             answer: Deferred[Any] = self.inner.request(*question)
             return answer
-        held: Deferred[Any] = Deferred(lambda _: None)  # it may still answer when cancelled
+        held: Deferred[Any] = Deferred()
         self.held.append((held, question))
         return held
 
