@@ -8,6 +8,7 @@ because phones have it installed.  All of it blocks.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -110,28 +111,45 @@ class LocalAuthority:
     - ``ca.key`` alone: nobody has seen its certificate; one is made for this key.
     - ``server.key`` and ``server.pem`` of different keys: another certificate is signed.
 
+    Once loaded, the CA is kept in memory: whatever becomes of its files while the server runs, no
+    other one is made, because people compare its fingerprint.
+
     :param label: whose CA it is, for people.
     """
 
     def __init__(self, directory: Path, label: str) -> None:
         self._directory = directory
         self._label = label
+        self._known: Pair | None = None
 
     def load(self, names: Names, now: datetime) -> Identity:
         with files.private_directory(self._directory):
-            authority = self._authority(names, now)
+            problem = self._write_back()
+            authority = self._known = self._authority(names, now)
             covered, outside = realm_of(authority.certificate).split(names)
-            problem = _not_yet(self._path("ca.pem"), authority.certificate, now)
+            problem = _not_yet(self._path("ca.pem"), authority.certificate, now) or problem
             pair, renewed = self._server(authority, covered, now)
         return Identity(pair, (), authority.certificate, outside, problem, renewed)
 
     def _path(self, name: str) -> Path:
         return self._directory / name
 
+    def _write_back(self) -> str:
+        """Put the CA's certificate back if it was lost while its key is there; says so."""
+        certificate, key = self._path("ca.pem"), self._path("ca.key")
+        if self._known is None or certificate.exists() or not key.exists():
+            return ""
+        with suppress(TrustError):  # said when the key is looked at
+            if Pair(self._known.certificate, private_key(key)).matches():
+                files.write(certificate, self._known.certificate_pem())
+                return f"{certificate} was lost; it has been written again, the same as before"
+        return ""
+
     def _authority(self, names: Names, now: datetime) -> Pair:
         certificate, key = self._path("ca.pem"), self._path("ca.key")
         if not certificate.exists():
             known = _signing_key(key) if key.exists() else None
+            self._check_unseen(known)
             made = new_authority(names, self._label, now, known)
             if known is None:
                 files.write(key, made.key_pem())
@@ -141,12 +159,35 @@ class LocalAuthority:
             pair = Pair(certificates(certificate)[0], _signing_key(key))
             _check_authority(pair, certificate, now)
         except TrustError as reason:
-            raise TrustError(
-                f"{reason}; restore {self._directory} from a backup, or remove ca.pem and ca.key "
-                "for a new local CA, which phones must then install again (--https no: run "
-                "without TLS)"
-            ) from None
+            raise self._unusable(str(reason)) from None
         return pair
+
+    def _unusable(self, reason: str) -> TrustError:
+        return TrustError(
+            f"{reason}; restore {self._directory} from a backup, or remove ca.pem "
+            "and ca.key for a new local CA at the next start, which phones must then install again "
+            "(--https no: run without TLS)"
+        )
+
+    def _check_unseen(self, key: ec.EllipticCurvePrivateKey | None) -> None:
+        """Nobody may have seen the CA that is missing; without a key, another one is wanted.
+
+        :raises TrustError: it is in use, or has signed what is here.
+        """
+        lost = self._unusable(f"{self._path('ca.pem')} is lost")
+        if self._known is not None:
+            raise lost
+        server = self._path("server.pem")
+        if key is None or not server.exists():
+            return
+        try:
+            signed = certificates(server)[0]
+            signer = signed.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+        except (TrustError, x509.ExtensionNotFound):
+            raise lost from None
+        own = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+        if signer.key_identifier == own.key_identifier:
+            raise lost
 
     def _server(self, authority: Pair, names: Names, now: datetime) -> tuple[Pair, str]:
         """The certificate to use, and why it is a new one."""

@@ -122,6 +122,26 @@ class LocalTest(LocalCase):
         (self.directory / "ca.pem").unlink()
         self.assertTrue(self.load().renewed, "what the line says to do, works")
 
+    def test_lost_while_stopped(self) -> None:
+        """CON-32: people compare its fingerprint: with the same key, too, no other CA is made."""
+        self.load()
+        (self.directory / "ca.pem").unlink()
+        self.assertIn("ca.pem is lost; restore", self.refusal())
+        (self.directory / "server.pem").write_bytes(b"x")
+        self.assertIn("ca.pem is lost; restore", self.refusal())
+        self.assertFalse((self.directory / "ca.pem").exists())
+        (self.directory / "ca.key").unlink()
+        self.assertTrue(self.load().renewed, "what the line says to do, works")
+
+    def test_killed_amid_a_new_one(self) -> None:
+        """CON-32: the key of the next CA is there, and a certificate of the one before."""
+        first = self.load()
+        (self.directory / "ca.pem").unlink()
+        (self.directory / "ca.key").write_bytes(key_pem(new_key()))
+        second = self.load()
+        self.assertNotEqual(self.ca(second), self.ca(first))
+        self.assertEqual(self.load().renewed, "")
+
     def test_directory_is_a_file(self) -> None:
         """CON-32: one line where the directory cannot be made."""
         self.directory.write_bytes(b"")

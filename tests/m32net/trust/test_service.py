@@ -124,6 +124,41 @@ class RunningTest(ServiceCase):
         self.clock.advance(CHECK_S)
         self.assertEqual(service.health().state, "healthy")
 
+    def test_lost_while_running(self) -> None:
+        """CON-32: the CA's certificate is written again, the same; not without its key."""
+        service = self.make()
+        fingerprint, shown = service.ca_fingerprint(), self.certificate(service)
+        tls = self.directory / "tls"
+        published = (tls / "ca.pem").read_bytes()
+        (tls / "ca.pem").unlink()
+        (tls / "server.pem").write_bytes(b"x")
+        self.clock.advance(CHECK_S)
+        self.assertEqual((tls / "ca.pem").read_bytes(), published)
+        self.assertEqual(service.ca_fingerprint(), fingerprint)
+        self.assertIn("was lost; it has been written again", service.health().reasons[0])
+        self.clock.advance(CHECK_S)
+        self.assertEqual(service.health().state, "healthy")
+        shown = self.certificate(service)
+        for name in ("ca.pem", "ca.key"):
+            (tls / name).unlink()
+        self.clock.advance(CHECK_S)
+        self.assertEqual(service.health().state, "degraded")
+        self.assertIn("ca.pem is lost", service.health().reasons[0])
+        self.assertFalse((tls / "ca.pem").exists())
+        self.assertEqual(service.ca_fingerprint(), fingerprint)
+        self.assertEqual(self.certificate(service), shown)
+
+    def test_lost_and_the_key_is_another(self) -> None:
+        """CON-32: nothing is written beside a key that does not belong to it."""
+        service = self.make()
+        fingerprint, tls = service.ca_fingerprint(), self.directory / "tls"
+        (tls / "ca.pem").unlink()
+        (tls / "ca.key").write_bytes(key_pem(new_key()))
+        self.clock.advance(CHECK_S)
+        self.assertIn("ca.pem is lost", service.health().reasons[0])
+        self.assertFalse((tls / "ca.pem").exists())
+        self.assertEqual(service.ca_fingerprint(), fingerprint)
+
     def test_unexpected_failure(self) -> None:
         """CON-32: looking for the machine's names may fail in any way: kept, told, logged."""
         service = self.make()
