@@ -109,6 +109,8 @@ def pages() -> dict[str, str]:
             "A migration",
             "How all listeners are moved to another server (CON-51), as `Migration` sees it. "
             "Newcomers are sent to the new server in `moving`, `incomplete` and `done`. "
+            "In `checking again`, which is shown as `checking`, they go on being sent to the one "
+            "before; whatever leads to `cancelled` or `failed` lets them in here again. "
             "[operations.md](../operations.md) says how it is used.",
             rows_drawing(MIGRATION_TABLE),
             "m32net/streaming/migration.py",
