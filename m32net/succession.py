@@ -203,7 +203,7 @@ class Succession(Service):
     # -- ISuccession -----------------------------------------------------------------------
 
     def successor(self) -> OtherServer | None:
-        if not self._is_followed():
+        if self.waiting or not self._is_followed():
             return None
         path = socket_path(self._directory, SUCCESSOR_SOCKET)
         agent = local_agent(self._reactor, path, quiet_pool(self._reactor))

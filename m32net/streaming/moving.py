@@ -42,6 +42,11 @@ from m32net.streaming.telling import Telling
 class ISuccession(Protocol):
     """A process that waits to follow this one, on the same machine and ports."""
 
+    @property
+    def waiting(self) -> bool:
+        """We are that process ourselves: another one is the server still."""
+        ...
+
     def successor(self) -> OtherServer | None:
         """The process that waits for our place; None if there is none."""
         ...
@@ -117,6 +122,7 @@ class MigrationService(Service):
 
     def begin(self, host: str, port: int, *, after_s: float, each_s: float) -> Deferred[None]:
         try:
+            self._in_charge()
             check = self.core.begin(host, port, after_s=after_s, each_s=each_s)
         except RefusedError as error:
             return fail(error)
@@ -127,10 +133,21 @@ class MigrationService(Service):
         return self.core.status()
 
     def cancel(self) -> None:
+        self._in_charge()
         self.core.cancel()
         self._carry_out()
         if self._beginning is not None:
             self._beginning.cancel()  # does nothing if it is over
+
+    def _in_charge(self) -> None:
+        """:raises RefusedError: the listeners are another server's, though ports may be ours."""
+        if self._succession is not None and self._succession.waiting:
+            raise RefusedError(
+                "taking_over",
+                "this server is about to take another one's place; `m32net migrate` on this "
+                "machine talks to that one",
+                409,
+            )
 
     def moved_to(self, *, secure: bool = False) -> str | None:
         target = self.core.target()

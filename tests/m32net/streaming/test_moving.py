@@ -91,6 +91,7 @@ class Succession:
         self.done: list[str] = []
         self.refusal: RefusedError | None = None
         self.slow: list[Deferred[None]] | None = None
+        self.waiting = False
 
     @property
     def in_charge(self) -> bool:
@@ -300,6 +301,16 @@ class MovingTest(MovingCase):
         self.server.answers["/audio-meta"] = (404, {})
         for _ in range(8):
             self.assertEqual(self.refused().code, "no_server")
+
+    def test_not_by_a_successor_that_waits(self) -> None:
+        """CON-51: asked twice in a succession, the second time the successor hears it."""
+        self.succession.waiting = True
+        self.assertEqual(self.refused().code, "taking_over")
+        self.assertEqual(self.server.asked, [])
+        error = self.assertRaises(RefusedError, self.moving.cancel)
+        self.assertIn("m32net migrate", error.message)
+        self.succession.waiting = False
+        self.successResultOf(self.begin())
 
     def test_only_https(self) -> None:
         """CON-51: a new server whose port speaks TLS only is looked at by TLS."""
