@@ -251,8 +251,10 @@ def check_origin(request: Request) -> None:
     """
     origin = header(request, b"Origin")
     host = header(request, b"Host") or ""
-    if origin:
-        same = origin_allowed(origin, host)
+    if _repeated(request, b"Origin") or _repeated(request, b"Host"):
+        same = False  # whom the one counts for that is in front of us is not known
+    elif origin:
+        same = origin_allowed(origin, host, secure=is_secure(request))
     else:
         # "none": typed, or from a bookmark.  "same-site" is another port of this very host.
         same = (header(request, b"Sec-Fetch-Site") or "none") in {"none", "same-origin"}
@@ -263,6 +265,10 @@ def check_origin(request: Request) -> None:
             "(a proxy in front of this server must pass the Host header on)",
             403,
         )
+
+
+def _repeated(request: Request, name: bytes) -> bool:
+    return len(request.requestHeaders.getRawHeaders(name) or ()) > 1
 
 
 def cookie_name(request: Request) -> str:

@@ -75,7 +75,8 @@ class ControlServerProtocol(  # type: ignore[misc]
         if factory.closing:
             raise _deny(ConnectionDeny.SERVICE_UNAVAILABLE, "the server is stopping")
         host = request.headers.get("host", "")
-        if not origin_allowed(request.origin or "", host, factory.allowed_origins):
+        secure = ISSLTransport.providedBy(self.transport)
+        if not origin_allowed(request.origin or "", host, factory.allowed_origins, secure=secure):
             raise _deny(ConnectionDeny.FORBIDDEN, "pages of other servers may not connect here")
 
     def succeedHandshake(self, res: object) -> None:

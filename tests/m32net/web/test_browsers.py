@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from treq.testing import StubTreq
+from twisted.web.test.requesthelper import DummyRequest
 
+from m32net.interfaces import RefusedError
+from m32net.web.answers import check_origin
 from m32net.web.operations import OPERATIONS
 from tests.m32net.web.case import HOST, WebCase
 
@@ -54,6 +58,28 @@ class Browsers(WebCase):
                 self.assertEqual((answer.status, answer.code), (403, "foreign_origin"), path)
         self.assertEqual(self.listeners.ports, [])
         self.assertEqual(self.get("/api/session").status, 200, "not logged out")
+
+    def test_forged_pages(self) -> None:
+        """CON-31: over TLS no page in the clear; two origins, or hosts, are none."""
+        secure = "https://m32.test/request-audio?udp_port=5004"
+        self.listeners.sessions = {"127.0.0.1": "anna"}
+        for origin, status in (
+            ("https://m32.test", 200),
+            ("https://m32.test:443", 200),
+            ("http://m32.test", 403),
+            ("http://m32.test:443", 403),
+        ):
+            self.assertEqual(self.get(secure, headers={"Origin": origin}).status, status, origin)
+        for name, values in (
+            (b"Origin", [b"http://evil.test", HOST.encode()]),
+            (b"Origin", [HOST.encode(), b"http://evil.test"]),
+            (b"Host", [b"m32.test", b"evil.test"]),
+        ):
+            request: Any = DummyRequest([b""])
+            request.requestHeaders.setRawHeaders(b"Host", [b"m32.test"])
+            request.requestHeaders.setRawHeaders(name, values)
+            refused = self.assertRaises(RefusedError, check_origin, request)
+            self.assertEqual((refused.status, refused.code), (403, "foreign_origin"))
 
     def test_own_pages_and_programs(self) -> None:
         """CON-31: who types the address, follows a link here, or is no browser may."""

@@ -4,6 +4,7 @@ allowed is not refused."""
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import random
 import string
@@ -230,6 +231,28 @@ class HandshakeTests(unittest.TestCase):
             ("file://", "", False),
         ):
             self.assertEqual(origin_allowed(origin, host), allowed, (origin, host))
+
+    def test_origins_over_tls(self):
+        """A page in the clear may be anybody's; behind a proxy, https is right too."""
+        for origin, host, allowed in (
+            ("https://stage", "stage", True),
+            ("https://stage:443", "stage", True),
+            ("https://stage:8443", "stage:8443", True),
+            ("http://stage", "stage", False),
+            ("http://stage:8443", "stage:8443", False),
+            ("http://stage:443", "stage", False),
+            ("", "stage", True),
+        ):
+            self.assertEqual(origin_allowed(origin, host, secure=True), allowed, (origin, host))
+        self.assertTrue(origin_allowed("https://stage", "stage", secure=False))
+
+    def test_two_origins(self):
+        """Neither is believed."""
+        for first, second in itertools.permutations((b"http://evil", b"http://127.0.0.1")):
+            handshake = request(
+                b"GET /ws HTTP/1.1", b"", b"Origin: " + first + b"\r\nOrigin: " + second
+            )
+            self.assertIn(status(self.ask(handshake)), (400, 403))
 
 
 class CompressionTests(unittest.TestCase):
