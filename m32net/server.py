@@ -46,6 +46,7 @@ from m32net.ops.process import (
     ProcessMeter,
     allow_many_files,
     spare_the_collector,
+    too_few_files,
 )
 from m32net.ops.service import OpsService
 from m32net.ops.status import ServerStatus
@@ -333,8 +334,10 @@ class Server(MultiService):
 
     def privilegedStartService(self) -> None:
         """Open all ports; what is taken is told in one line."""
-        allow_many_files()
         config = self.config
+        connections = admission_limits(config, self.limits.max_listeners).max_connections
+        if few := too_few_files(allow_many_files(), connections):
+            self.log.warn("{few}", few=few)
         try:
             self.streaming.transmission.open()
         except OSError as reason:

@@ -30,6 +30,8 @@ FULL_SEARCH_AFTER: Final = 500
 """Searches of the middle generation before a full one; Python's own 10 come in seconds."""
 HANGING_S: Final = 1.0
 """A process that has to end has this long for noticing it."""
+FILES_BESIDES: Final = 64
+"""What the server has open besides its connections, at most: some 25, and files being written."""
 _STDERR: Final = 2
 _STATM: Final = Path("/proc/self/statm")
 
@@ -97,6 +99,19 @@ def allow_many_files() -> int:
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def too_few_files(limit: int, connections: int) -> str:
+    """One line for people if this limit of open files does not do for so many connections."""
+    needed = connections + FILES_BESIDES
+    if limit >= needed or limit == resource.RLIM_INFINITY:
+        return ""
+    most = max(0, limit - FILES_BESIDES)
+    return (
+        f"The limit of open files is {limit}; {connections} connections need {needed}. "
+        f"About {most} will find room. Raise it (ulimit -n {needed}, or LimitNOFILE={needed} in "
+        "the unit)"
+    )
 
 
 def spare_the_collector() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from twisted.application.service import MultiService
 from twisted.internet import reactor
 from twisted.trial import unittest
 
+from m32net import server as server_module
 from m32net.config import ServerConfig
 from m32net.fittings import CONNECTIONS_BESIDES
 from m32net.interfaces import Arrival
@@ -35,6 +38,21 @@ class Told(unittest.TestCase):
         limits = self.server.web.limits
         self.assertEqual(limits.max_connections, 700 + CONNECTIONS_BESIDES)
         self.assertEqual(self.server.web.guard.admission.limits, limits)
+
+    def test_few_files(self) -> None:
+        """CON-2: a limit of open files below what all connections need is said at the start."""
+        said: list[str] = []
+        log = SimpleNamespace(warn=lambda text, **more: said.append(text.format(**more)))
+        self.patch(Server, "log", log)
+        self.patch(server_module, "fail", lambda reason: None)
+        self.patch(self.server.streaming.transmission, "open", lambda: None)
+        self.patch(MultiService, "privilegedStartService", lambda self: None)
+        for limit, lines in ((64, 1), (4096, 0)):
+            said.clear()
+            self.patch(server_module, "allow_many_files", lambda limit=limit: limit)
+            self.server.privilegedStartService()
+            self.assertEqual(len(said), lines)
+        self.assertEqual(said, [])
 
     def test_announced_late(self) -> None:
         """CON-51: a host is expected for as long as its listeners are: a move may take an hour."""

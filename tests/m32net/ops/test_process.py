@@ -14,12 +14,14 @@ from twisted.trial import unittest
 
 from m32net.ops import process
 from m32net.ops.process import (
+    FILES_BESIDES,
     FULL_SEARCH_AFTER,
     WINDOW,
     ProcessMeter,
     resident_bytes,
     spare_the_collector,
     steady_timers,
+    too_few_files,
 )
 
 
@@ -94,6 +96,26 @@ class SteadyTimers(unittest.SynchronousTestCase):
         self.wall_s += 2
         self.turn_until(time.monotonic() + 5)
         self.assertEqual(self.fired, [1])
+
+
+class Files(unittest.SynchronousTestCase):
+    def test_enough(self) -> None:
+        self.assertEqual(too_few_files(100 + FILES_BESIDES, 100), "")
+        self.assertEqual(too_few_files(resource.RLIM_INFINITY, 10_000), "")
+
+    def test_too_few(self) -> None:
+        """CON-2: one line: which limit, what it is enough for, what to do."""
+        line = too_few_files(128, 100)
+        self.assertNotIn("\n", line)
+        for part in (
+            "open files is 128",
+            "100 connections",
+            "64 will",
+            "ulimit -n 164",
+            "NOFILE=164",
+        ):
+            self.assertIn(part, line)
+        self.assertIn("About 0 will", too_few_files(40, 100))
 
 
 class Collector(unittest.SynchronousTestCase):
