@@ -23,7 +23,7 @@ WARM_UP = 200
 AT_ONCE = 20
 LONGEST_S = 900 if SOAK else 150
 MOST_DROPPED = 20
-"""Frames the event loop was over 100 ms late with: what a machine busy with something else costs."""
+"""Frames the event loop was over 100 ms late with; a machine busy with other things costs some."""
 MIB = 1024 * 1024
 
 
