@@ -152,10 +152,11 @@ def _connect(reactor: Any, options: Mapping[str, Any]) -> Any:
         directory = Path(options["state-dir"] or default_state_dir(os.environ)).expanduser()
         try:
             token, path = read_token(directory), socket_path(directory, SERVER_SOCKET)
+            Path(path).stat()  # a token may be left of a server that has gone
         except OSError:
             raise MigrateError(
-                f"there is no server in {directory} that you may move; name it with --state-dir, "
-                "or --server if it runs elsewhere"
+                f"no server runs in {directory} that you may move; name its state directory with "
+                "--state-dir, or its address with --server if it runs elsewhere"
             ) from None
         return Server(reactor, local_agent(reactor, path, pool), "http://localhost", token)
     base = options["server"].rstrip("/")

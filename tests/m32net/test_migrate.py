@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from treq.testing import RequestTraversalAgent
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial import unittest
@@ -18,6 +19,7 @@ from twisted.web.server import Request
 
 from m32net import migrate
 from m32net.migrate import TIMEOUT_S, Display, MigrateError, Server, sentence
+from m32net.ops.local import local_token
 from tests.m32net.trust.made import authority, key_pem, new_key, pem, signed
 
 EVIL = "Anna\x1b]0;gotcha\x07\x9b2J\u202e\r\n"
@@ -135,3 +137,18 @@ class TrustTest(unittest.SynchronousTestCase):
             error = self.assertRaises(MigrateError, migrate._trust, wrong)
             self.assertIn(wrong, str(error))
             self.assertEqual(len(str(error).splitlines()), 1)
+
+
+class NobodyTest(unittest.SynchronousTestCase):
+    def refusal(self, directory: Path) -> str:
+        connecting = migrate._connect(reactor, {"server": None, "state-dir": str(directory)})
+        return str(self.failureResultOf(connecting, MigrateError).value)
+
+    def test_no_server_runs_there(self) -> None:
+        """One line that says where it was looked for and what to do; also where one once ran."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        expected = f"no server runs in {directory} that you may move; name its state directory"
+        self.assertIn(expected, self.refusal(directory))
+        local_token(directory)
+        self.assertIn(expected, self.refusal(directory))
