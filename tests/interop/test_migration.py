@@ -400,7 +400,7 @@ class RefusedTest(MigrationCase):
             (["--to=stage-b"], "HOST:PORT"),
             (["--to=x:1", "--status"], "give one of"),
             (["--to=x:1", "--after=-1"], "outside 0..3600"),
-            (["--status"], "there is no server"),
+            (["--status"], "no server runs in"),
         ):
             mover = self.migrate(*options, name="nowhere")
             self.assertNotEqual(mover.wait(60), 0, options)
